@@ -1,0 +1,9 @@
+"""k-means whose clusters never end up empty, and what is built on it."""
+
+from pgkmeans_sk.functional import pg_kmeans
+from pgkmeans_sk.kmeans import PGKMeans
+from pgkmeans_sk.results import RepairRecord
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["PGKMeans", "RepairRecord", "__version__", "pg_kmeans"]

@@ -1,0 +1,344 @@
+"""The engine for arrays in host memory: serial Numba kernels over fixed chunks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.cluster import kmeans_plusplus
+
+from pgkmeans_sk.kernels import consolidate, distances, split
+from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest_sparse import assign_sparse, transpose_centers
+from pgkmeans_sk.kernels.points import dense_points, sparse_points
+from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes
+from pgkmeans_sk.threads import effective_n_threads, run_tasks
+
+MAX_CHUNKS = 64
+CHUNK_WORK = 4_000_000
+"""Multiplications in a chunk, at least: about 20 microseconds, the price of handing it out."""
+PARTIAL_SUM_BYTES = 2**25
+"""Memory for the chunks' partial sums, beyond four times the sums themselves."""
+NODE_GROUPS = 64
+
+_RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
+
+
+def open_numba_engine(X: Any, sample_weight: NDArray[np.float64] | None) -> NumbaEngine:
+    """Open the engine over validated rows (see ``open_engine``)."""
+    return NumbaEngine(X, sample_weight)
+
+
+class NumbaEngine:
+    """Rows of a dense or CSR matrix, read where they are.
+
+    Memory beyond the rows: 4 bytes a row for labels; while nodes are open 12 more for each of their
+    rows; partial sums of at most 32 MiB or four times (n_clusters, n_features) in float64.
+    """
+
+    name = "numba"
+
+    def __init__(self, X: Any, sample_weight: NDArray[np.float64] | None) -> None:
+        self.user_data = X
+        self.n_rows, self.n_features = X.shape
+        self.dtype = X.dtype
+        self._is_sparse = sparse.issparse(X)
+        self._points: Any = sparse_points(X) if self._is_sparse else dense_points(X)
+        self._sample_weight = sample_weight
+        self._weights = np.ones(1) if sample_weight is None else sample_weight
+        self._weight_step = 0 if sample_weight is None else 1
+        self._labels = np.full(self.n_rows, -1, dtype=np.int32)
+        self._n_threads = effective_n_threads()
+        self._order: NDArray[Any] = np.empty(0, dtype=np.int32)
+        self._keys: FloatArray = np.empty(0)
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        return self._labels.copy()
+
+    # ---------------------------------------------------------------- passes over all rows
+
+    @cached_property
+    def _origin(self) -> NDArray[Any]:
+        """A point near the bulk of the rows; only rounding depends on it, labels do not."""
+        if self._is_sparse:
+            return np.zeros(self.n_features, dtype=self.dtype)
+        some_rows = self.user_data[:: 1 + (self.n_rows - 1) // 256]
+        return np.asarray(np.median(some_rows, axis=0), dtype=self.dtype)
+
+    def _chunk_bounds(self, work: int, partial_bytes: int = 0) -> IntArray:
+        """Bounds of the chunks; they depend on the shape of the problem alone."""
+        by_memory = max(4, PARTIAL_SUM_BYTES // partial_bytes) if partial_bytes else MAX_CHUNKS
+        n_chunks = max(1, min(work // CHUNK_WORK, by_memory, MAX_CHUNKS))
+        return np.linspace(0, self.n_rows, n_chunks + 1).astype(np.int64)
+
+    def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
+        run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
+
+    def assign(self, centers: NDArray[np.floating]) -> Assignment:
+        n_clusters = len(centers)
+        work = self.n_rows * n_clusters * self.n_features
+        bounds = self._chunk_bounds(work, partial_bytes=8 * centers.size)
+        n_chunks = len(bounds) - 1
+        sums = np.zeros((n_chunks, n_clusters, self.n_features))
+        statistics = np.zeros((3, n_chunks, n_clusters))
+        n_changed = np.zeros(n_chunks, dtype=np.int64)
+        kernel: Any = assign_sparse if self._is_sparse else assign_dense
+        packed: Any
+        packed = transpose_centers(centers) if self._is_sparse else self._pack(centers)
+
+        def assign_chunk(c: int, start: int, stop: int) -> None:
+            n_changed[c], _ = kernel(
+                self._points, self._weights, self._weight_step, start, stop, packed, True,
+                self._labels, sums[c], statistics[0, c], statistics[1, c], statistics[2, c],
+            )  # fmt: skip
+
+        self._over_chunks(bounds, assign_chunk)
+        total = sums[0] if n_chunks == 1 else sums.sum(axis=0)
+        sizes, sq_errors, utilities = statistics.sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            total /= sizes[:, np.newaxis]
+        total += self._origin
+        total[sizes == 0.0] = np.nan
+        return Assignment(total, sizes, sq_errors, utilities, int(n_changed.sum()))
+
+    def _pack(self, centers: NDArray[np.floating]) -> Any:
+        return pack_centers(centers, self._origin)
+
+    def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
+        """Labels (n,) alone, by the same kernel as ``assign``."""
+        labels = np.full(self.n_rows, -1, dtype=np.int32)
+        kernel: Any = assign_sparse if self._is_sparse else assign_dense
+        packed: Any
+        packed = transpose_centers(centers) if self._is_sparse else self._pack(centers)
+        unused = np.empty((1, 1)), np.empty(1), np.empty(1), np.empty(1)
+
+        def label_chunk(c: int, start: int, stop: int) -> None:
+            kernel(
+                self._points, self._weights, self._weight_step, start, stop, packed, False,
+                labels, *unused,
+            )  # fmt: skip
+
+        self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), label_chunk)
+        return labels
+
+    def sq_distances(self, centers: NDArray[np.floating]) -> FloatArray:
+        """Squared distances (n, K) to all centres, float64."""
+        columns = np.ascontiguousarray(centers.T, dtype=np.float64)
+        result = np.empty((self.n_rows, len(centers)))
+
+        def fill_chunk(c: int, start: int, stop: int) -> None:
+            distances.fill_sq_distances(self._points, start, stop, columns, result[start:stop])
+
+        self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), fill_chunk)
+        return result
+
+    def _own_sq_errors(self, centers: NDArray[np.floating]) -> FloatArray:
+        """Squared distance (n,) of each row to its own centre."""
+        rows = np.ascontiguousarray(centers, dtype=np.float64)
+        result = np.empty(self.n_rows)
+
+        def fill_chunk(c: int, start: int, stop: int) -> None:
+            distances.fill_sq_errors(self._points, start, stop, rows, self._labels, result)
+
+        self._over_chunks(self._chunk_bounds(self.n_rows * self.n_features), fill_chunk)
+        return result
+
+    @property
+    def total_weight(self) -> float:
+        return self.n_rows if self._sample_weight is None else float(self._sample_weight.sum())
+
+    def mean_variance(self) -> float:
+        bounds = self._chunk_bounds(self.n_rows * self.n_features)
+        n_chunks = len(bounds) - 1
+        moments = np.zeros((2, n_chunks, self.n_features))
+        weights = np.zeros(n_chunks)
+        origin = self._origin.astype(np.float64)
+
+        def add_chunk(c: int, start: int, stop: int) -> None:
+            rows = self._points, self._weights, self._weight_step, start, stop
+            if self._is_sparse:
+                weights[c] = distances.add_sparse_moments(*rows, moments[0, c], moments[1, c])
+            else:
+                weights[c] = distances.add_moments(*rows, origin, moments[0, c], moments[1, c])
+
+        self._over_chunks(bounds, add_chunk)
+        mean, square = moments.sum(axis=1) / weights.sum()
+        return float(np.maximum(square - mean**2, 0.0).mean())
+
+    # ---------------------------------------------------------------- sets of rows
+
+    def root(self) -> Nodes:
+        rows: NDArray[Any] = np.arange(self.n_rows, dtype=self._row_dtype)
+        if self._sample_weight is not None:
+            rows = rows[self._sample_weight > 0]
+        return self._open(rows, np.array([[0, len(rows)]]))
+
+    def open_clusters(self, clusters: IntArray) -> Nodes:
+        n_clusters = 1 + max(int(self._labels.max()), int(np.max(clusters)))
+        position = np.full(n_clusters, len(clusters), dtype=np.int64)
+        position[clusters] = np.arange(len(clusters))
+        where = position[self._labels]
+        wanted = where < len(clusters)
+        if self._sample_weight is not None:
+            wanted &= self._sample_weight > 0
+        rows: NDArray[Any] = np.flatnonzero(wanted).astype(self._row_dtype)
+        where = where[rows]
+        rows = rows[np.argsort(where, kind="stable")]
+        ends = np.cumsum(np.bincount(where, minlength=len(clusters)))
+        return self._open(rows, np.column_stack([np.concatenate([[0], ends[:-1]]), ends]))
+
+    @property
+    def _row_dtype(self) -> type:
+        return np.int32 if self.n_rows < 2**31 else np.int64
+
+    def _open(self, rows: NDArray[Any], ranges: IntArray) -> Nodes:
+        self._order, self._keys = rows, np.empty(len(rows))
+        n_nodes = len(ranges)
+        means = np.empty((n_nodes, self.n_features))
+        moments = np.empty((n_nodes, 2))
+
+        def measure(p: int) -> None:
+            moments[p] = split.node_moments(
+                self._points, self._weights, self._weight_step, self._order,
+                ranges[p, 0], ranges[p, 1], means[p],
+            )  # fmt: skip
+
+        run_tasks(measure, n_nodes, self._n_threads if len(rows) > CHUNK_WORK // 100 else 1)
+        return Nodes(ranges, np.diff(ranges)[:, 0], moments[:, 0], means, moments[:, 1])
+
+    def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
+        n_nodes = len(nodes)
+        middles = np.empty(n_nodes, dtype=np.int64)
+        weights, scatters = np.zeros((n_nodes, 2)), np.zeros((n_nodes, 2))
+        means = np.zeros((n_nodes, 2, self.n_features))
+        groups = _balanced_groups(nodes.counts, CHUNK_WORK // (100 * self.n_features))
+
+        def cut_group(g: int) -> None:
+            split.cut_nodes(
+                self._points, self._weights, self._weight_step, self._order, self._keys,
+                nodes.handles, nodes.means, fractions, _RULES[rule], n_two_means,
+                groups[g], groups[g + 1], middles, weights, means, scatters,
+            )  # fmt: skip
+
+        run_tasks(cut_group, len(groups) - 1, self._n_threads)
+        children = []
+        for side, (low, high) in enumerate(
+            ((nodes.handles[:, 0], middles), (middles, nodes.handles[:, 1]))
+        ):
+            ranges = np.column_stack([low, high])
+            children.append(
+                Nodes(ranges, high - low, weights[:, side], means[:, side], scatters[:, side])
+            )
+        return Cut(middles > nodes.handles[:, 0], *children)
+
+    # ---------------------------------------------------------------- single rows
+
+    def _rows(self, numbers: IntArray) -> NDArray[np.floating]:
+        rows = self.user_data[numbers]
+        return np.asarray(rows.toarray() if self._is_sparse else rows, dtype=self.dtype)
+
+    def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:
+        errors = self._own_sq_errors(centers)
+        if self._sample_weight is not None:
+            errors[self._sample_weight == 0] = 0.0
+        numbers = np.argsort(-errors, kind="stable")[: np.count_nonzero(errors)]
+        seen: dict[bytes, int] = {}
+        for number in numbers:
+            row = self._rows(np.array([number])) + 0.0  # -0.0 and 0.0 are one value
+            seen.setdefault(row.tobytes(), number)
+            if len(seen) == n_rows:
+                break
+        return self._rows(np.fromiter(seen.values(), dtype=np.int64))
+
+    def closest_rows(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
+        errors = self._own_sq_errors(centers)
+        by_cluster = np.lexsort((errors, self._labels))
+        clusters, first = np.unique(self._labels[by_cluster], return_index=True)
+        closest = np.array(centers, dtype=self.dtype)
+        closest[clusters] = self._rows(by_cluster[first])
+        return closest
+
+    def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
+        if self._sample_weight is None:
+            return self._rows(rng.choice(self.n_rows, n_rows, replace=False))
+        candidates = np.flatnonzero(self._sample_weight > 0)
+        n_drawn = min(n_rows, len(candidates))
+        probabilities = self._sample_weight[candidates] / self._sample_weight[candidates].sum()
+        drawn = rng.choice(candidates, n_drawn, replace=False, p=probabilities)
+        return self._rows(np.resize(drawn, n_rows))  # too few rows: repeated, repaired later
+
+    def draw_kmeans_plusplus(
+        self, n_clusters: int, rng: np.random.RandomState
+    ) -> NDArray[np.floating]:
+        centers, _ = kmeans_plusplus(
+            self.user_data, n_clusters, sample_weight=self._sample_weight, random_state=rng
+        )
+        return np.asarray(centers, dtype=self.dtype)
+
+    # ---------------------------------------------------------------- fewer rows
+
+    def sample(self, n_rows: int, rng: np.random.RandomState) -> NumbaEngine:
+        weights = self._sample_weight
+        candidates = self.n_rows if weights is None else np.flatnonzero(weights > 0)
+        size = min(n_rows, candidates if weights is None else len(candidates))
+        numbers = np.sort(rng.choice(candidates, size, replace=False))
+        return NumbaEngine(self.user_data[numbers], None if weights is None else weights[numbers])
+
+    def extended(self, rows: NDArray[np.floating]) -> NumbaEngine:
+        added: Any = np.asarray(rows, dtype=self.dtype)
+        if self._is_sparse:
+            X = sparse.vstack([self.user_data, sparse.csr_matrix(added)], format="csr")
+        else:
+            X = np.concatenate([self.user_data, added])
+        weights = self._sample_weight
+        if weights is not None:
+            weights = np.concatenate([weights, np.full(len(rows), weights[weights > 0].mean())])
+        return NumbaEngine(X, weights)
+
+    def merge_rows(self, radius: float) -> tuple[NumbaEngine, float]:
+        table_size = 2 ** int(np.ceil(np.log2(1.5 * self.n_rows + 2)))
+        table = np.full(table_size, -1, dtype=np.int64)
+        groups = np.empty(self.n_rows, dtype=self._row_dtype)
+        first_rows = np.empty(self.n_rows, dtype=self._row_dtype)
+        # Cells with this side have the radius as their diagonal.
+        inverse_side = np.sqrt(self.n_features) / radius if radius > 0.0 else 0.0
+        n_groups = consolidate.group_rows(
+            self._points, self.n_rows, inverse_side, table, groups, first_rows
+        )
+        if self._is_sparse:
+            return self._merge_sparse(groups, n_groups)
+        means = np.zeros((n_groups, self.n_features))
+        totals = np.zeros(n_groups)
+        lost = consolidate.merge_groups(
+            self._points, self._weights, self._weight_step, groups, means, totals
+        )
+        kept = totals > 0.0
+        return NumbaEngine(means[kept].astype(self.dtype), totals[kept]), lost
+
+    def _merge_sparse(self, groups: NDArray[Any], n_groups: int) -> tuple[NumbaEngine, float]:
+        """Means of groups as sparse rows: a product of sparse matrices."""
+        weights = np.broadcast_to(self._weights, self.n_rows)
+        totals: Any = np.bincount(groups, weights, minlength=n_groups)
+        kept = np.flatnonzero(totals > 0.0)
+        shares = np.divide(weights, totals[groups], out=np.zeros(self.n_rows), where=weights > 0)
+        rows = self.user_data.astype(np.float64)
+        membership = sparse.csr_matrix(
+            (shares, (groups, np.arange(self.n_rows))), shape=(n_groups, self.n_rows)
+        )
+        means: Any = (membership @ rows)[kept]
+        before = float(weights @ rows.multiply(rows).sum(axis=1))
+        after = float(totals[kept] @ means.multiply(means).sum(axis=1))
+        return NumbaEngine(means.astype(self.dtype), totals[kept]), max(before - after, 0.0)
+
+
+def _balanced_groups(counts: IntArray, smallest: int) -> IntArray:
+    """Bounds of runs of nodes with about the same number of rows each."""
+    ends = np.cumsum(counts)
+    n_groups = max(1, min(NODE_GROUPS, int(ends[-1]) // max(1, smallest)))
+    bounds = np.searchsorted(ends, np.linspace(0, ends[-1], n_groups + 1)[1:-1], side="right")
+    return np.unique(np.concatenate([[0], bounds, [len(counts)]]))

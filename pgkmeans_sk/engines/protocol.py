@@ -1,0 +1,100 @@
+"""What an engine must do, so that the pipeline can be written once.
+
+An engine holds the rows and everything else of length n: labels, weights, tree membership. The
+pipeline sees arrays of length K only. All engines give the same labels: the nearest centre by
+squared distances summed in float64 in the order of the features, ties to the lowest index.
+
+To add an engine, implement this protocol in a file of its own and add a row to the table in
+``engines/__init__.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes
+
+
+class Engine(Protocol):
+    """Rows of weight >= 0, somewhere, and the O(n) work on them."""
+
+    @property
+    def name(self) -> str:
+        """What ``PGKMeans.engine_`` reports."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Precision of the data and of reported centres: float32 or float64."""
+
+    @property
+    def user_data(self) -> Any:
+        """The rows as the user gave them, for callables that choose the first centres."""
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """Labels (n,) of the last ``assign``, on the host; a copy."""
+
+    @property
+    def total_weight(self) -> float:
+        """Sum of the weights."""
+
+    def mean_variance(self) -> float:
+        """Weighted variance of the columns, averaged over the columns."""
+
+    def assign(self, centers: NDArray[np.floating]) -> Assignment:
+        """Label every row with its nearest of ``centers`` (K, d), in the data's dtype."""
+
+    def root(self) -> Nodes:
+        """One node with all rows of positive weight."""
+
+    def open_clusters(self, clusters: IntArray) -> Nodes:
+        """One node for each of ``clusters`` (m,), with its rows by the last ``assign``."""
+
+    def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
+        """Cut each node in two.
+
+        ``fractions`` (m,) is the share of the weight that goes left, or -1 to cut where
+        the squared error falls most; ``rule`` is "ball" or "principal" (kernels/split.py); then
+        ``n_two_means`` Lloyd steps with two centres on the node's own rows. Equal rows stay
+        together.
+        """
+
+    def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:
+        """Up to ``n_rows`` distinct rows with the largest positive distance to their own centre."""
+
+    def closest_rows(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
+        """For each cluster its row nearest to the centre (K, d); the centre if it has none."""
+
+    def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
+        """Rows drawn without replacement, by weight."""
+
+    def draw_kmeans_plusplus(
+        self, n_clusters: int, rng: np.random.RandomState
+    ) -> NDArray[np.floating]:
+        """Rows drawn by greedy k-means++ (Arthur & Vassilvitskii 2007), by weight."""
+
+    def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
+        """Labels (n,) alone; those of ``assign`` are left as they are."""
+
+    def sq_distances(self, centers: NDArray[np.floating]) -> FloatArray:
+        """Squared distances (n, K) to all centres."""
+
+    def sample(self, n_rows: int, rng: np.random.RandomState) -> Engine:
+        """An engine over ``n_rows`` rows of positive weight, drawn uniformly."""
+
+    def extended(self, rows: NDArray[np.floating]) -> Engine:
+        """An engine over these rows followed by ``rows`` (m, d), each of the mean weight."""
+
+    def merge_rows(self, radius: float) -> tuple[Engine, float]:
+        """An engine whose rows are the means of rows within ``radius``; and the inertia lost."""

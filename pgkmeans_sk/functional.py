@@ -1,0 +1,95 @@
+"""PG k-means as a function, like ``sklearn.cluster.k_means``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from pgkmeans_sk.kmeans import PGKMeans
+
+
+def pg_kmeans(
+    X: Any,
+    n_clusters: int,
+    *,
+    sample_weight: ArrayLike | None = None,
+    init: Any = "partition",
+    n_init: int | str = "auto",
+    max_iter: int = 300,
+    verbose: int = 0,
+    tol: float = 1e-4,
+    random_state: Any = None,
+    copy_x: bool = True,
+    algorithm: str = "auto",
+    consolidate: str | float | None = None,
+    metric: str = "euclidean",
+    engine: str = "auto",
+    return_n_iter: bool = False,
+) -> tuple[Any, ...]:
+    """Partitioning-Guided k-means clustering.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        Rows to cluster.
+    n_clusters : int
+        Number of clusters.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights >= 0, not all zero; None means ones.
+    init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm, consolidate, metric, engine
+        As in :class:`PGKMeans`.
+    return_n_iter : bool, default=False
+        Whether to return the number of iterations, too.
+
+    Returns
+    -------
+    centroid : ndarray of shape (n_clusters, n_features)
+        Centres.
+    label : ndarray of shape (n_samples,), int32
+        Number of the nearest centre for each row.
+    inertia : float
+        Weighted sum of squared distances of the rows to their centres.
+    best_n_iter : int
+        Iterations of the best start. Only if ``return_n_iter``.
+
+    Raises
+    ------
+    ValueError
+        As :meth:`PGKMeans.fit`.
+
+    See Also
+    --------
+    PGKMeans : The estimator.
+
+    References
+    ----------
+    arXiv:2306.14031; see docs/algorithm.md.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import pg_kmeans
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> centroid, label, inertia = pg_kmeans(X, n_clusters=2)
+    >>> label
+    array([0, 0, 0, 1, 1, 1], dtype=int32)
+    >>> inertia
+    16.0
+    """  # noqa: E501
+    estimator = PGKMeans(
+        n_clusters,
+        init=init,
+        n_init=n_init,
+        max_iter=max_iter,
+        tol=tol,
+        verbose=verbose,
+        random_state=random_state,
+        copy_x=copy_x,
+        algorithm=algorithm,
+        consolidate=consolidate,
+        metric=metric,
+        engine=engine,
+    ).fit(X, sample_weight=sample_weight)
+    result = estimator.cluster_centers_, estimator.labels_, estimator.inertia_
+    return (*result, estimator.n_iter_) if return_n_iter else result

@@ -1,0 +1,90 @@
+"""Distances that are wanted themselves, not only their order: transform, farthest rows, moments."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.points import add_row, copy_row
+
+
+@kernel
+def fill_sq_distances(
+    points,  # IN Points
+    start,  # IN first row of this chunk
+    stop,  # IN one past the last
+    columns,  # IN (d, K) float64, the centres transposed
+    sq_distances,  # OUT (stop - start, K) float64
+):
+    """Squared distances to all centres, in the definition of ``nearest.py``."""
+    n_features, n_centers = columns.shape
+    row = np.empty(n_features, np.float64)
+    for i in range(start, stop):
+        copy_row(points, i, row)
+        target = i - start
+        for j in range(n_centers):
+            sq_distances[target, j] = 0.0
+        for t in range(n_features):
+            x = row[t]
+            for j in range(n_centers):
+                difference = x - columns[t, j]
+                sq_distances[target, j] += difference * difference
+
+
+@kernel
+def fill_sq_errors(
+    points,  # IN Points
+    start,  # IN first row of this chunk
+    stop,  # IN one past the last
+    centers,  # IN (K, d) float64
+    labels,  # IN (n,) int32
+    sq_errors,  # OUT (n,) float64
+):
+    """Squared distance of each row to its own centre."""
+    n_features = centers.shape[1]
+    row = np.empty(n_features, np.float64)
+    for i in range(start, stop):
+        copy_row(points, i, row)
+        total = 0.0
+        for t in range(n_features):
+            difference = row[t] - centers[labels[i], t]
+            total += difference * difference
+        sq_errors[i] = total
+
+
+@kernel
+def add_moments(
+    points,  # IN Points
+    weights,  # IN (n,) or (1,) float64
+    weight_step,  # IN 1, or 0 when one weight serves all rows
+    start,  # IN first row of this chunk
+    stop,  # IN one past the last
+    origin,  # IN (d,) float64, a point near the data
+    sums,  # INOUT (d,) float64, of w (x - origin)
+    squares,  # INOUT (d,) float64, of w (x - origin)^2
+):
+    """First and second moments of each column about ``origin``; returns the weight."""
+    total = 0.0
+    row = np.empty(origin.size, np.float64)
+    for i in range(start, stop):
+        weight = weights[i * weight_step]
+        total += weight
+        copy_row(points, i, row)
+        for t in range(origin.size):
+            shifted = row[t] - origin[t]
+            sums[t] += weight * shifted
+            squares[t] += weight * shifted * shifted
+    return total
+
+
+@kernel
+def add_sparse_moments(points, weights, weight_step, start, stop, sums, squares):
+    """The same about zero, for sparse rows, at the cost of their stored values."""
+    total = 0.0
+    for i in range(start, stop):
+        weight = weights[i * weight_step]
+        total += weight
+        add_row(points, i, weight, sums)
+        for k in range(points.indptr[i], points.indptr[i + 1]):
+            squares[points.indices[k]] += weight * np.float64(points.data[k]) ** 2
+    return total

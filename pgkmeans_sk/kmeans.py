@@ -1,0 +1,505 @@
+"""PGKMeans: parameters, validation and fitted attributes; the algorithm lives in ``pipeline``."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from pgkmeans_sk import validation
+from pgkmeans_sk.callbacks import CallbackMonitor, CallbackSupportMixin, with_callbacks
+from pgkmeans_sk.engines import ENGINE_NAMES, open_engine
+from pgkmeans_sk.engines.protocol import Engine
+from pgkmeans_sk.pipeline import run
+from pgkmeans_sk.pipeline.mini_batch import Stream, add_batch, begin_stream
+from pgkmeans_sk.pipeline.settings import Journal, Settings
+from pgkmeans_sk.pipeline.starts import STARTS, Start, fixed_start
+from pgkmeans_sk.results import Solution
+from pgkmeans_sk.verbosity import spoken
+
+ALGORITHMS = ("auto", "lloyd", "elkan")
+METRICS = ("euclidean", "cosine")
+CONSOLIDATIONS = ("exact", "auto")
+
+
+class PGKMeans(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    ClusterMixin,
+    BaseEstimator,
+):
+    """K-means that never leaves a cluster empty: Partitioning-Guided k-means.
+
+    A drop-in for :class:`sklearn.cluster.KMeans`. What it promises after every ``fit``:
+
+    * as many non-empty clusters as asked for, if there are as many distinct rows;
+    * ``labels_`` equal ``predict(X)``, and ``inertia_`` is that of exactly these labels and
+      centres;
+    * the inertia never rises from one iteration to the next;
+    * the same bits for any number of threads.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters, at least 1.
+
+    init : str, callable or array-like of shape (n_clusters, n_features), default="partition"
+        How the first centres are found.
+
+        * "partition": a partition tree on a sample, improved there and then on all rows;
+        * "partition-ball", "partition-ball-error", "partition-principal",
+          "partition-principal-error": the plain tree over all rows, cut around the row farthest
+          from the mean or across the principal direction; leaves shared by population or by error;
+        * "k-means++", "random": as in scikit-learn;
+        * a callable ``init(X, n_clusters, random_state)`` that returns centres; or the centres.
+
+    n_init : int or "auto", default="auto"
+        How many starts are tried; the one of least inertia is kept. "auto" is 10 for "random" and
+        callables, else 1. A partition tree is the same each time, so that further starts of it are
+        those of "k-means++".
+
+    max_iter : int, default=300
+        Most iterations of one start.
+
+    tol : float, default=1e-4
+        A fit has converged when the squared moves of the centres in one iteration add up to at most
+        ``tol`` times the mean variance of the columns. With ``algorithm="auto"`` it also stops when
+        the inertia falls by less than ``tol / 2``, relatively, per iteration. 0 asks for labels
+        that repeat.
+
+    verbose : int, default=0
+        If not 0, the logger "pgkmeans_sk" tells of starts and iterations.
+
+    random_state : int, RandomState instance or None, default=None
+        For all random choices. The partition trees make none on up to 262 144 rows.
+
+    copy_x : bool, default=True
+        For compatibility: ``X`` is never written, whatever the value.
+
+    algorithm : {"auto", "lloyd", "elkan"}, default="auto"
+        "auto" is Lloyd's iteration with momentum: it gets further in fewer iterations. "lloyd" is
+        Lloyd's iteration as it is; "elkan" is accepted for compatibility and means the same.
+
+    consolidate : {None, "exact", "auto"} or float > 0, default=None
+        Replace rows that lie close together by one weighted mean before clustering: equal rows
+        ("exact"), rows within a distance, or within the distance that costs at most 1 % of
+        the expected inertia ("auto"). Labels are those of the original rows in any case.
+
+    metric : {"euclidean", "cosine"}, default="euclidean"
+        "cosine" is spherical k-means: rows and centres are scaled to length 1, and the squared
+        distance between them is ``2 (1 - cosine)``. Rows of zeros are kept as they are.
+
+    engine : {"auto", "numba"}, default="auto"
+        Who does the work.
+
+    Attributes
+    ----------
+    cluster_centers_ : ndarray of shape (n_clusters, n_features), float32 or float64
+        Centres, in the precision of the data.
+
+    labels_ : ndarray of shape (n_samples,), int32
+        For each row, the number of the nearest centre; of several, the lowest.
+
+    inertia_ : float
+        Weighted sum of squared distances of the rows to their centres.
+
+    n_iter_ : int
+        Iterations of the best start.
+
+    n_effective_clusters_ : int
+        Clusters that own rows: ``n_clusters`` unless there are fewer distinct rows. Then centres
+        beyond are copies of the first.
+
+    repair_log_ : list of RepairRecord
+        Each pass that filled empty clusters: iteration, number of empty clusters, the clusters that
+        were partitioned, inertia before and after.
+
+    engine_ : str
+        The engine that did the work.
+
+    n_features_in_ : int
+        Number of features seen during ``fit``.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if all are strings.
+
+    See Also
+    --------
+    pg_kmeans : The same as a function.
+
+    Notes
+    -----
+    A label is the number of the centre with the least squared distance, summed up in float64 in the
+    order of the features. It does not depend on the batch, on threads or on the processor.
+
+    References
+    ----------
+    Partitioning-Guided K-Means: Extreme Empty Cluster Resolution for Extreme Model Compression,
+    arXiv:2306.14031. Which parts are stated there and which are our reading: docs/algorithm.md.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import PGKMeans
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> kmeans = PGKMeans(n_clusters=2, random_state=0).fit(X)
+    >>> kmeans.labels_
+    array([0, 0, 0, 1, 1, 1], dtype=int32)
+    >>> kmeans.predict([[0, 0], [12, 3]])
+    array([0, 1], dtype=int32)
+    >>> kmeans.cluster_centers_
+    array([[ 1.,  2.],
+           [10.,  2.]])
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        init: Any = "partition",
+        n_init: int | str = "auto",
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        verbose: int = 0,
+        random_state: Any = None,
+        copy_x: bool = True,
+        algorithm: str = "auto",
+        consolidate: str | float | None = None,
+        metric: str = "euclidean",
+        engine: str = "auto",
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.random_state = random_state
+        self.copy_x = copy_x
+        self.algorithm = algorithm
+        self.consolidate = consolidate
+        self.metric = metric
+        self.engine = engine
+
+    # ---------------------------------------------------------------- fitting
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Find the clusters of ``X``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to cluster; float32 and float64 are used as they are, float16 becomes float32,
+            integers float64. Neither written nor, if possible, copied.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights >= 0, not all zero; None means ones. A row of weight 2 counts like the row
+            twice; a row of weight 0 gets a label, and that is all.
+
+        Returns
+        -------
+        self : PGKMeans
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, the rows or the weights are not as described. Nothing was changed then.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If there are fewer distinct rows than clusters.
+        """
+        with self._unchanged_on_error(), spoken(self.verbose) as log:
+            self._check_parameters()
+            X = validation.check_rows(self, X, reset=True)
+            validation.check_enough_rows(X.shape[0], self.n_clusters)
+            weights = validation.check_weights(sample_weight, X)
+            rng = check_random_state(self.random_state)
+            starts = self._starts(X)
+            monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
+            engine = self._open(X, weights)
+            settings = self._settings(log)
+            solution = run(engine, starts, settings, rng, self.consolidate, monitor)
+            self._remember(engine, solution)
+            self._stream: Stream | None = None
+            monitor.end_fit()
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Update the clusters with a batch of rows.
+
+        The first batch must have at least ``n_clusters`` rows. After each call every cluster owns
+        at least one of the rows seen so far (of all calls since the estimator was new; after a
+        ``fit``, its centres stand for the rows it has seen).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            The batch.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights >= 0, not all zero; None means ones.
+
+        Returns
+        -------
+        self : PGKMeans
+            With ``labels_`` and ``inertia_`` of this batch, and ``n_steps_`` counted up.
+
+        Raises
+        ------
+        ValueError
+            As in ``fit``.
+
+        References
+        ----------
+        MacQueen 1967, "Some methods for classification and analysis of multivariate observations";
+        Sculley 2010, "Web-scale k-means clustering".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pgkmeans_sk import PGKMeans
+        >>> rows = np.random.default_rng(0).normal(size=(3000, 4))
+        >>> kmeans = PGKMeans(n_clusters=50, random_state=0)
+        >>> for batch in np.split(rows, 10):
+        ...     kmeans = kmeans.partial_fit(batch)
+        >>> len(np.unique(kmeans.predict(rows)))
+        50
+        """
+        with self._unchanged_on_error(), spoken(self.verbose) as log:
+            self._check_parameters()
+            is_new = not hasattr(self, "cluster_centers_")
+            X = validation.check_rows(self, X, reset=is_new)
+            weights = validation.check_weights(sample_weight, X)
+            settings, journal = self._settings(log), Journal()
+            engine = self._open(X, weights)
+            if is_new:
+                validation.check_enough_rows(X.shape[0], self.n_clusters)
+                rng = check_random_state(self.random_state)
+                stream = begin_stream(engine, self._starts(X)[0], settings, rng, journal)
+            else:
+                stream = self._resume_stream()
+            stream, solution = add_batch(engine, stream, settings, journal)
+            self._remember(engine, solution)
+            self._stream = stream
+            self.n_steps_ = 1 if is_new else getattr(self, "n_steps_", 0) + 1
+        return self
+
+    def _resume_stream(self) -> Stream:
+        """The stream of earlier batches, or one that begins after a ``fit``."""
+        stream = self._stream
+        if stream is None:
+            counts = np.bincount(self.labels_, minlength=len(self.cluster_centers_))
+            stream = Stream(self.cluster_centers_, counts.astype(np.float64), self.cluster_centers_)
+        return stream
+
+    def _remember(self, engine: Engine, solution: Solution) -> None:
+        """Set the fitted attributes, all at once."""
+        self.cluster_centers_ = solution.centers
+        self.labels_ = solution.labels
+        self.inertia_ = solution.inertia
+        self.n_iter_ = solution.n_iter
+        self.n_effective_clusters_ = solution.n_effective_clusters
+        self.repair_log_ = list(solution.repair_log)
+        self.engine_ = engine.name
+        self._n_features_out = self.n_clusters
+        if solution.n_effective_clusters < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({solution.n_effective_clusters}) found smaller "
+                f"than n_clusters ({self.n_clusters}): X has no more distinct rows of positive "
+                "weight. Centers beyond are copies of the first.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    @contextlib.contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Whatever goes wrong (Ctrl-C, too), the fitted attributes stay what they were."""
+
+        def fitted() -> dict[str, Any]:
+            return {
+                name: value
+                for name, value in vars(self).items()
+                if name.endswith("_") or name in ("_n_features_out", "_stream")
+            }
+
+        before = fitted()
+        try:
+            yield
+        except BaseException:
+            for name in fitted():
+                delattr(self, name)
+            self.__dict__.update(before)
+            raise
+
+    # ---------------------------------------------------------------- parameters
+
+    def _check_parameters(self) -> None:
+        validation.check_integer("n_clusters", self.n_clusters, 1)
+        if isinstance(self.init, str):
+            validation.check_choice("init", self.init, STARTS)
+        if self.n_init != "auto":
+            validation.check_integer("n_init", self.n_init, 1)
+        validation.check_integer("max_iter", self.max_iter, 1)
+        validation.check_number("tol", self.tol, 0.0)
+        validation.check_choice("algorithm", self.algorithm, ALGORITHMS)
+        validation.check_choice("metric", self.metric, METRICS)
+        validation.check_choice("engine", self.engine, ENGINE_NAMES)
+        if isinstance(self.consolidate, str):
+            validation.check_choice("consolidate", self.consolidate, CONSOLIDATIONS)
+        elif self.consolidate is not None:
+            validation.check_number("consolidate", self.consolidate, 0.0, strictly=True)
+
+    def _settings(self, log: Any) -> Settings:
+        return Settings(
+            n_clusters=self.n_clusters,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            accelerate=self.algorithm == "auto",
+            spherical=self.metric == "cosine",
+            log=log,
+        )
+
+    def _starts(self, X: Any) -> list[Start]:
+        """The starts to be tried, in order."""
+        if isinstance(self.init, str):
+            first = STARTS[self.init]
+            n_starts = 10 if self.init == "random" else 1
+        elif callable(self.init):
+            first, n_starts = self._callable_start(X), 10
+        else:
+            first, n_starts = (
+                fixed_start(validation.check_centers(self.init, self.n_clusters, X)),
+                1,
+            )
+            if self.n_init not in ("auto", 1):
+                warnings.warn(
+                    "Explicit initial center position passed: performing only one init in "
+                    f"{type(self).__name__} instead of n_init={self.n_init}.",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+                return [first]
+        if self.n_init != "auto":
+            n_starts = int(self.n_init)
+        is_tree = isinstance(self.init, str) and self.init.startswith("partition")
+        further = STARTS["k-means++"] if is_tree else first
+        return [first] + [further] * (n_starts - 1)
+
+    def _callable_start(self, X: Any) -> Start:
+        def start(
+            engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+        ) -> NDArray[np.float64]:
+            centers = self.init(engine.user_data, self.n_clusters, random_state=rng)
+            checked = validation.check_centers(centers, self.n_clusters, X)
+            return checked.astype(np.float64)
+
+        return start
+
+    def _open(self, X: Any, weights: NDArray[np.float64] | None) -> Engine:
+        if self.metric == "cosine":
+            X = validation.to_directions(X)
+        return open_engine(self.engine, X, weights)
+
+    # ---------------------------------------------------------------- using the clusters
+
+    def predict(self, X: Any) -> NDArray[np.int32]:
+        """Number of the nearest centre for each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows, of any accepted dtype: it need not be that of ``fit``.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), int32
+            Of several centres at the same distance, the lowest number.
+        """
+        check_is_fitted(self)
+        X = validation.check_rows(self, X, reset=False)
+        return self._open(X, None).nearest(self.cluster_centers_)
+
+    def fit_predict(
+        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> NDArray[np.int32]:
+        """Fit and return ``labels_``; see ``fit``."""
+        labels: NDArray[np.int32] = self.fit(X, sample_weight=sample_weight).labels_
+        return labels
+
+    def transform(self, X: Any) -> NDArray[np.floating]:
+        """Distances of each row to all centres.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        X_new : ndarray of shape (n_samples, n_clusters), float32 or float64
+            Euclidean distances (not squared); with ``metric="cosine"``, 1 - cosine.
+        """
+        check_is_fitted(self)
+        X = validation.check_rows(self, X, reset=False)
+        sq_distances = self._open(X, None).sq_distances(self.cluster_centers_)
+        if self.metric == "cosine":
+            return (sq_distances / 2.0).astype(X.dtype, copy=False)
+        return np.sqrt(sq_distances, out=sq_distances).astype(X.dtype, copy=False)
+
+    def fit_transform(
+        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> NDArray[np.floating]:
+        """Fit and return ``transform(X)``; see ``fit``."""
+        distances: NDArray[np.floating] = self.fit(X, sample_weight=sample_weight).transform(X)
+        return distances
+
+    def score(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
+        """Opposite of the inertia of ``X``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights >= 0, not all zero; None means ones.
+
+        Returns
+        -------
+        score : float
+            Minus the weighted sum of squared distances to the nearest centres.
+        """
+        check_is_fitted(self)
+        X = validation.check_rows(self, X, reset=False)
+        weights = validation.check_weights(sample_weight, X)
+        return -self._open(X, weights).assign(self.cluster_centers_).inertia
+
+    # ---------------------------------------------------------------- conventions
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's tools should know."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

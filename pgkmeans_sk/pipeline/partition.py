@@ -1,0 +1,71 @@
+"""Pre-assignment: a tree whose leaves are the first clusters (algorithm.md, 1a).
+
+Stated by the paper (arXiv 2306.14031): the rows are partitioned recursively, no initial cluster is
+left without rows, and the clusters get about the same number of rows. Our reading of a step: c is
+the mean of a node, p its row farthest from c, and the ball around p takes the share of the rows
+that its leaves have. Our variants: the cut runs across the principal direction instead of around a
+ball, and leaves are shared by error instead of population. Optimal quantizers put centres at a
+density proportional to density^{d/(d+2)} (Zador 1982), which gives a region a share of the leaves
+proportional to its squared error to the power d/(d+2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgkmeans_sk.engines.protocol import Engine
+from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
+
+
+@dataclass(frozen=True)
+class PartitionRule:
+    """How a node is cut, and how its leaves are shared between the two sides."""
+
+    cut: str  # "ball" or "principal"
+    share: str  # "population" or "error"
+
+
+def partition(engine: Engine, n_leaves: int, rule: PartitionRule) -> FloatArray:
+    """Means (n_leaves, d) of the leaves of a partition tree over all rows.
+
+    All nodes of a level are cut together, so the tree costs O(n d log n_leaves). Where a node runs
+    out of distinct rows, its surplus leaves are copies of its mean: they will be found empty and
+    are filled by cautious partitioning.
+    """
+    level, leaves = engine.root(), np.array([n_leaves])
+    finished: list[FloatArray] = []
+    while len(level):
+        is_leaf = leaves == 1
+        finished.append(level.means[is_leaf])
+        level, leaves = level[~is_leaf], leaves[~is_leaf]
+        if not len(level):
+            break
+        fractions = (leaves // 2) / leaves if rule.share == "population" else -np.ones(len(leaves))
+        cut = engine.cut(level, fractions, rule.cut, n_two_means=0)
+        whole = ~cut.possible
+        finished.append(np.repeat(level.means[whole], leaves[whole], axis=0))
+        left_leaves = _share_leaves(level, leaves, cut, rule.share, engine.n_features)
+        right_leaves = leaves - left_leaves
+        level = cut.left[cut.possible] + cut.right[cut.possible]
+        leaves = np.concatenate([left_leaves[cut.possible], right_leaves[cut.possible]])
+    return np.concatenate(finished)
+
+
+def _share_leaves(
+    nodes: Nodes, leaves: IntArray, cut: Cut, share: str, n_features: int
+) -> IntArray:
+    """How many of each node's ``leaves`` go to its left child: at least one, at most its rows."""
+    if share == "population":
+        left: IntArray = leaves // 2
+    else:
+        exponent = n_features / (n_features + 2)
+        left_error, right_error = cut.left.scatters**exponent, cut.right.scatters**exponent
+        total = left_error + right_error
+        share_left = np.divide(left_error, total, out=np.full(len(total), 0.5), where=total > 0)
+        left = np.rint(leaves * share_left).astype(np.int64)
+    left = np.clip(left, 1, leaves - 1)
+    left = np.maximum(left, leaves - cut.right.counts)
+    left = np.minimum(left, cut.left.counts)
+    return left

@@ -1,0 +1,94 @@
+"""The first centres: one table from the names of ``init`` to how they are found.
+
+``"partition"`` is the pre-assignment of PG k-means made cheap: the tree is grown on a sample and
+its errors are mended there, where a Lloyd step costs a fraction, before all rows are looked at.
+The variants grow the tree of their name over all rows and stop there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.engines.protocol import Engine
+from pgkmeans_sk.pipeline.empty_clusters import settle
+from pgkmeans_sk.pipeline.exchange import rebalance
+from pgkmeans_sk.pipeline.lloyd import lloyd
+from pgkmeans_sk.pipeline.partition import PartitionRule, partition
+from pgkmeans_sk.pipeline.settings import Journal, Settings
+from pgkmeans_sk.results import FloatArray
+
+Start = Callable[[Engine, Settings, np.random.RandomState, Journal], FloatArray]
+
+SAMPLE_ROWS = 2**17
+SAMPLE_ROWS_PER_CLUSTER = 32
+SAMPLE_ROUNDS = 12
+SAMPLE_STEPS = 25
+FULL_ROUNDS = 3
+
+DEFAULT_RULE = PartitionRule(cut="principal", share="error")
+
+
+def start_from_partition(
+    engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+) -> FloatArray:
+    """Tree, moves and a few steps on a sample; then moves on all rows."""
+    sample_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * settings.n_clusters)
+    few = engine.sample(sample_rows, rng) if engine.n_rows > 2 * sample_rows else engine
+    leaves = partition(few, settings.n_clusters, DEFAULT_RULE)
+    centers = settings.place(leaves, leaves, engine.dtype)
+    state = settle(few, centers, settings, journal)
+    state = rebalance(few, state, settings, journal, SAMPLE_ROUNDS)
+    if few is not engine:
+        steps = replace(settings, max_iter=SAMPLE_STEPS)
+        state, _, _ = lloyd(few, state, steps, Journal())
+        state = settle(engine, state.centers, settings, journal)
+        state = rebalance(engine, state, settings, journal, FULL_ROUNDS)
+    return state.centers.astype(np.float64)
+
+
+def _start_from_tree(rule: PartitionRule) -> Start:
+    def start(
+        engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+    ) -> FloatArray:
+        return partition(engine, settings.n_clusters, rule)
+
+    return start
+
+
+def _start_from_kmeans_plusplus(
+    engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+) -> FloatArray:
+    return engine.draw_kmeans_plusplus(settings.n_clusters, rng).astype(np.float64)
+
+
+def _start_from_random_rows(
+    engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+) -> FloatArray:
+    return engine.draw_rows(settings.n_clusters, rng).astype(np.float64)
+
+
+STARTS: dict[str, Start] = {
+    "partition": start_from_partition,
+    "partition-ball": _start_from_tree(PartitionRule("ball", "population")),
+    "partition-ball-error": _start_from_tree(PartitionRule("ball", "error")),
+    "partition-principal": _start_from_tree(PartitionRule("principal", "population")),
+    "partition-principal-error": _start_from_tree(PartitionRule("principal", "error")),
+    "k-means++": _start_from_kmeans_plusplus,
+    "random": _start_from_random_rows,
+}
+"""Accepted names of the parameter ``init``. To add one, write a ``Start`` and a row here."""
+
+
+def fixed_start(centers: NDArray[np.floating]) -> Start:
+    """The start for centres that the user gives."""
+
+    def start(
+        engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+    ) -> FloatArray:
+        return np.array(centers, dtype=np.float64)
+
+    return start

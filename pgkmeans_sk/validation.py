@@ -1,0 +1,159 @@
+"""Rules between data, weights and parameters, checked before any work is done.
+
+Every message names the value that was got and what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.utils import check_array
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+LARGEST_ROW = 1e150
+"""Squared distances between rows beyond this size overflow float64."""
+
+
+class InvalidParameterError(ValueError, TypeError):
+    """A constructor parameter has a value or type that is not accepted."""
+
+
+def check_integer(name: str, value: Any, smallest: int) -> None:
+    """Raise unless ``value`` is an integer >= ``smallest``."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Integral) or value < smallest:
+        raise InvalidParameterError(f"Got {name}={value!r}, but expected an int >= {smallest}.")
+
+
+def check_number(name: str, value: Any, smallest: float, *, strictly: bool = False) -> None:
+    """Raise unless ``value`` is a finite number >= ``smallest`` (> if ``strictly``)."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)
+    if (
+        not is_number
+        or not np.isfinite(value)
+        or value < smallest
+        or (strictly and value == smallest)
+    ):
+        bound = ">" if strictly else ">="
+        raise InvalidParameterError(
+            f"Got {name}={value!r}, but expected a finite number {bound} {smallest}."
+        )
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidParameterError(
+            f"Got {name}={value!r}, but expected one of {', '.join(map(repr, choices))}."
+        )
+
+
+def check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """The rows as an ndarray or CSR matrix of float32 or float64, copied only to convert them.
+
+    float16 and other floats of at most 16 bits become float32; integers float64. With ``reset``,
+    ``n_features_in_`` and ``feature_names_in_`` are set on the estimator, else compared with it.
+    """
+    X = validate_data(
+        estimator,
+        _widen_short_floats(X),
+        accept_sparse="csr",
+        dtype=[np.float64, np.float32],
+        accept_large_sparse=True,
+        reset=reset,
+    )
+    values = cast(Any, X).data if sparse.issparse(X) else X
+    if X.dtype == np.float64 and values.size:
+        largest = max(values.max(), -values.min())
+        if largest > LARGEST_ROW:
+            raise ValueError(
+                f"Got X with a value of size {largest:.3g}, but expected at most "
+                f"{LARGEST_ROW:.0e}: squared distances beyond it overflow float64."
+            )
+    return X
+
+
+def _widen_short_floats(X: Any) -> Any:
+    dtype = getattr(X, "dtype", None)
+    if not isinstance(dtype, np.dtype) or dtype.itemsize > 2 or not hasattr(X, "astype"):
+        return X
+    # bfloat16 and float8 of ml_dtypes are of kind "V" (no fields) or "f"
+    is_short_float = dtype == np.float16 or (
+        dtype.names is None and dtype.name.startswith(("bfloat16", "float8", "float4"))
+    )
+    return X.astype(np.float32) if is_short_float else X
+
+
+def check_weights(sample_weight: Any, X: Any) -> NDArray[np.float64] | None:
+    """Weights (n,) as float64, or None for ones."""
+    if sample_weight is None:
+        return None
+    weights = np.ascontiguousarray(_check_sample_weight(sample_weight, X, dtype=np.float64))
+    smallest = weights.min()
+    if smallest < 0:
+        raise ValueError(
+            f"Negative values in sample_weight: got {smallest}, but expected weights >= 0."
+        )
+    total = weights.sum()
+    if total == 0:
+        raise ValueError("Sample weights must contain at least one non-zero number; got all zero.")
+    if not np.isfinite(total):
+        raise ValueError(f"Got sample_weight with sum {total}, but expected a finite sum.")
+    return weights
+
+
+def check_enough_rows(n_samples: int, n_clusters: int) -> None:
+    """Raise unless there are at least as many rows as clusters."""
+    if n_samples < n_clusters:
+        raise ValueError(f"n_samples={n_samples} should be >= n_clusters={n_clusters}.")
+
+
+def check_centers(centers: Any, n_clusters: int, X: Any) -> NDArray[np.floating]:
+    """Centres (n_clusters, n_features) that the user gave, as a new array in the dtype of ``X``."""
+    centers = check_array(
+        _widen_short_floats(centers), accept_sparse="csr", dtype=X.dtype, copy=True, order="C"
+    )
+    if sparse.issparse(centers):
+        centers = cast(Any, centers).toarray()
+    if centers.shape[0] != n_clusters:
+        raise ValueError(
+            f"The shape of the initial centers {centers.shape} does not "
+            f"match the number of clusters {n_clusters}."
+        )
+    if centers.shape[1] != X.shape[1]:
+        raise ValueError(
+            f"The shape of the initial centers {centers.shape} does not "
+            f"match the number of features of the data {X.shape[1]}."
+        )
+    return np.asarray(centers)
+
+
+def to_directions(X: Any) -> Any:
+    """Rows scaled to length 1, in a copy; rows of zeros stay zero.
+
+    A row's result depends on the row alone, whatever the layout, so that predicting it again gives
+    the same label.
+    """
+    if sparse.issparse(X):
+        X = cast(Any, X).copy()
+        X.sum_duplicates()
+        squares = np.add.reduceat(
+            np.append(np.square(X.data, dtype=np.float64), 0.0), X.indptr[:-1]
+        )
+        squares[np.diff(X.indptr) == 0] = 0.0
+        lengths = np.sqrt(squares)
+        lengths[lengths == 0.0] = 1.0
+        X.data /= np.repeat(lengths, np.diff(X.indptr)).astype(X.dtype)
+        return X
+    X = np.array(X, order="C")
+    scale = np.abs(X).max(axis=1, keepdims=True)  # squares of very long rows would overflow
+    scale[scale == 0.0] = 1.0
+    X /= scale
+    lengths = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
+    lengths[lengths == 0.0] = 1.0
+    X /= lengths[:, np.newaxis].astype(X.dtype)
+    return X

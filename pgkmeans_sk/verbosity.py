@@ -1,0 +1,32 @@
+"""What ``verbose`` means: messages of the logger "pgkmeans_sk", shown for the time of one call."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+
+logger = logging.getLogger("pgkmeans_sk")
+
+
+@contextlib.contextmanager
+def spoken(verbose: int) -> Iterator[Callable[[str], None]]:
+    """Yield a function for messages: silent, unless ``verbose``.
+
+    A program that has set up logging hears of fits there, at level INFO. Otherwise messages go to
+    standard error, and the logger is left as it was found.
+    """
+    if not verbose:
+        yield lambda message: None
+        return
+    handler, level = logging.StreamHandler(), logger.level
+    needs_handler = not logger.hasHandlers()
+    if needs_handler:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield logger.info
+    finally:
+        if needs_handler:
+            logger.removeHandler(handler)
+            logger.setLevel(level)

@@ -1,0 +1,56 @@
+"""Every Python example in README.md and docs/ runs, in order, and prints what it says it prints.
+
+pytest's own ``--doctest-glob`` takes the closing fence of a Markdown block for expected output, and
+leaves out the examples that are written without a prompt.
+"""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("README.md"), *ROOT.glob("docs/**/*.md")])
+
+# ```python blocks; a word after it, as in ```python not-run, leaves the block out.
+EXAMPLE = re.compile(r"^```(?:python|pycon) *\n(?P<code>.*?)^```", re.MULTILINE | re.DOTALL)
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+def run_examples(text: str, name: str) -> int:
+    """Run the blocks of one document in one namespace; returns how many there were."""
+    namespace = {"__name__": "__main__"}
+    n_blocks = 0
+    for block in EXAMPLE.finditer(text):
+        code, line = block["code"], text.count("\n", 0, block.start("code"))
+        if ">>>" in code:
+            test = doctest.DocTestParser().get_doctest(code, namespace, name, name, line)
+            report = []
+            runner = doctest.DocTestRunner(optionflags=OPTIONS)
+            result = runner.run(test, out=report.append, clear_globs=False)
+            assert result.failed == 0, "".join(report)
+            namespace = test.globs
+        else:
+            exec(compile("\n" * line + code, name, "exec"), namespace)
+        n_blocks += 1
+    return n_blocks
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_examples_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # examples may save files
+    run_examples(path.read_text("utf-8"), str(path))
+
+
+def test_blocks_share_names_and_are_counted():
+    run = "Text\n```python\nx = 2\n```\nmore\n```pycon\n>>> x + 1\n3\n```\n"
+    assert run_examples(run + "```python not-run\n1 / 0\n```\n", "fake.md") == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [(">>> 1 + 1\n3\n", AssertionError), ("1 / 0\n", ZeroDivisionError)]
+)
+def test_wrong_example_fails(code, error):
+    with pytest.raises(error):
+        run_examples(f"```python\n{code}```\n", "fake.md")

@@ -1,0 +1,74 @@
+"""``import pgkmeans_sk`` loads no optional library, needs none, and compiles nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+NEVER_LOADED = {"torch", "dask", "distributed", "matplotlib", "polars", "typer", "safetensors"}
+# scikit-learn 1.9 imports these by itself where they are installed, so their presence says nothing
+# about this package; test_layering.py finds an import of our own.
+LOADED_BY_SKLEARN = {"pandas", "rich"}
+
+
+def run_python(code: str, **environment: str) -> str:
+    """What a new interpreter prints: the one of the tests has long imported everything."""
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def loaded_by(statement: str) -> set[str]:
+    return set(run_python(f"{statement}\nimport sys\nprint(*sys.modules)").split())
+
+
+def test_loads_no_optional_library():
+    loaded = loaded_by("import pgkmeans_sk")
+    assert "pgkmeans_sk" in loaded
+    assert loaded & NEVER_LOADED == set()
+
+
+def test_a_loaded_library_is_seen():
+    pytest.importorskip("safetensors")
+    assert loaded_by("import safetensors") & NEVER_LOADED == {"safetensors"}
+
+
+def test_needs_no_optional_library():
+    absent = NEVER_LOADED | LOADED_BY_SKLEARN
+    # None in sys.modules is how Python itself marks a module that must not be found.
+    run_python(f"import sys\nsys.modules.update(dict.fromkeys({absent}))\nimport pgkmeans_sk")
+
+
+# Counts compilations of any kind; a look at the cache folder alone would miss uncached functions.
+COUNT_COMPILATIONS = """
+from numba.core.event import install_recorder
+with install_recorder("numba:compile") as recorder:
+    {statement}
+print(len(recorder.buffer))
+"""
+
+
+@pytest.mark.parametrize(
+    ("statement", "compiles"),
+    [
+        ("import pgkmeans_sk", False),
+        ("import numba; numba.njit('f8(f8)')(lambda x: x)", True),  # the counter can count
+    ],
+)
+def test_compiles_nothing(statement, compiles, tmp_path):
+    code = COUNT_COMPILATIONS.format(statement=statement)
+    printed = run_python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert (int(printed) > 0) == compiles
+    # Numba makes empty folders already when it decorates a function.
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
