@@ -124,11 +124,11 @@ def _cells(line: Line) -> tuple[str, ...]:
         f"{line.n_blocks:,}".replace(",", " "),
         _pair(str(ours.n_empty), str(theirs.n_empty) if theirs else None),
         _pair(str(ours.n_iter), str(theirs.n_iter) if theirs else None),
-        _pair(f"{ours.seconds:.3f}", f"{theirs.seconds:.3f}" if theirs else None),
+        _pair(f"{ours.seconds:.2f}", f"{theirs.seconds:.2f}" if theirs else None),
         f"{theirs.seconds / ours.seconds:.1f}x" if theirs else "-",
         _pair(
-            f"{np.sqrt(ours.sse) / line.norm:.4f}",
-            f"{np.sqrt(theirs.sse) / line.norm:.4f}" if theirs else None,
+            f"{100 * np.sqrt(ours.sse) / line.norm:.2f}",
+            f"{100 * np.sqrt(theirs.sse) / line.norm:.2f}" if theirs else None,
         ),
     )
 
@@ -147,8 +147,8 @@ def _totals(lines: Sequence[Line]) -> tuple[str, ...]:
         _pair(f"{our_seconds:.2f}", f"{their_seconds:.2f}"),
         f"{their_seconds / our_seconds:.1f}x",
         _pair(
-            f"{_error(lines, lambda line: line.ours):.4f}",
-            f"{_error(lines, lambda line: line.theirs):.4f}",
+            f"{100 * _error(lines, lambda line: line.ours):.2f}",
+            f"{100 * _error(lines, lambda line: line.theirs):.2f}",
         ),
     )
 
@@ -161,7 +161,7 @@ def table_of(lines: Sequence[Line], too_small: Sequence[data.Layer]) -> Table:
     both = [line for line in lines if line.theirs is not None]
     caption = [
         f"Blocks of {data.BLOCK_SIZE} weights, {N_CLUSTERS} clusters per layer. Both sides are "
-        "default fits with random_state=0: PGKMeans against "
+        "default fits with random_state=0, PGKMeans before the stroke, after it "
         f"sklearn.cluster.KMeans {sklearn_version} (k-means++, up to 300 iterations)."
     ]
     if alone:
@@ -175,12 +175,11 @@ def table_of(lines: Sequence[Line], too_small: Sequence[data.Layer]) -> Table:
         caption=" ".join(caption),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),  # narrow enough for a terminal of 90 columns
     )
-    pair = "\nours / sklearn"
     table.add_column("layer", no_wrap=True)
-    for name in ("points", "empty" + pair, "iterations" + pair, "seconds" + pair, "faster"):
+    for name in ("points", "empty", "iterations", "seconds", "faster", "rel. error, %"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("relative error" + pair, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(*_cells(line), end_section=line is lines[-1])
     if both:
@@ -199,7 +198,7 @@ def sizes(lines: Sequence[Line]) -> str:
     return (
         f"All {len(lines)} layers: {full / 2**20:.1f} MiB in fp32; {packed / 2**20:.2f} MiB as "
         f"8-bit codes with fp16 codebooks ({full / packed:.1f} times smaller, {bits:.2f} bits per "
-        f"weight), relative error {error:.4f}."
+        f"weight), relative error {100 * error:.2f} %."
     )
 
 

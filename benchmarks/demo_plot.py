@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # shapes differ as well for a print in grey.
 OURS: dict[str, Any] = {"color": "#0072B2", "marker": "o", "s": 34, "zorder": 4}
 THEIRS: dict[str, Any] = {
-    "facecolors": "none",
+    "facecolors": "white",
     "edgecolors": "#D55E00",
     "linewidths": 1.6,
     "marker": "D",
@@ -30,7 +30,7 @@ def draw(lines: Sequence[Line], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
     rows = np.arange(len(lines))
     figure, (left, right) = plt.subplots(
@@ -63,12 +63,13 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         panel.scatter(theirs, with_theirs, label="scikit-learn KMeans", **THEIRS)
 
     left.set_xscale("log")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     left.xaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("seconds per fit (log scale; less is better)")
     left.set_title(_time_title(lines), loc="left", fontsize=11)
     right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    right.set_xlabel("relative error |W - Ŵ| / |W| (less is better)")
+    right.set_xlabel("relative error |W - Ŵ| / |W| (less is better; axis not from 0)")
     right.set_title("Relative error", loc="left", fontsize=11)
     left.set_yticks(rows, [line.name.replace("_", " ") for line in lines], fontsize=8.5)
     left.set_ylim(len(lines) - 0.4, -0.6)  # the first layer on top

@@ -73,7 +73,7 @@ def pg_kmeans(
     >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
     >>> centroid, label, inertia = pg_kmeans(X, n_clusters=2)
     >>> label
-    array([0, 0, 0, 1, 1, 1], dtype=int32)
+    array([1, 1, 1, 0, 0, 0], dtype=int32)
     >>> inertia
     16.0
     """  # noqa: E501

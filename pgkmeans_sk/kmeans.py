@@ -21,18 +21,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from pgkmeans_sk import validation
 from pgkmeans_sk.callbacks import CallbackMonitor, CallbackSupportMixin, with_callbacks
-from pgkmeans_sk.engines import ENGINE_NAMES, open_engine
+from pgkmeans_sk.engines import open_engine
 from pgkmeans_sk.engines.protocol import Engine
+from pgkmeans_sk.kernels.directions import to_directions
+from pgkmeans_sk.parameters import check_parameters, settings_of, starts_of
 from pgkmeans_sk.pipeline import run
 from pgkmeans_sk.pipeline.mini_batch import Stream, add_batch, begin_stream
-from pgkmeans_sk.pipeline.settings import Journal, Settings
-from pgkmeans_sk.pipeline.starts import STARTS, Start, fixed_start
+from pgkmeans_sk.pipeline.settings import Journal
 from pgkmeans_sk.results import Solution
 from pgkmeans_sk.verbosity import spoken
-
-ALGORITHMS = ("auto", "lloyd", "elkan")
-METRICS = ("euclidean", "cosine")
-CONSOLIDATIONS = ("exact", "auto")
 
 
 class PGKMeans(
@@ -158,12 +155,12 @@ class PGKMeans(
     >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
     >>> kmeans = PGKMeans(n_clusters=2, random_state=0).fit(X)
     >>> kmeans.labels_
-    array([0, 0, 0, 1, 1, 1], dtype=int32)
+    array([1, 1, 1, 0, 0, 0], dtype=int32)
     >>> kmeans.predict([[0, 0], [12, 3]])
-    array([0, 1], dtype=int32)
+    array([1, 0], dtype=int32)
     >>> kmeans.cluster_centers_
-    array([[ 1.,  2.],
-           [10.,  2.]])
+    array([[10.,  2.],
+           [ 1.,  2.]])
     """
 
     def __init__(
@@ -228,15 +225,15 @@ class PGKMeans(
             If there are fewer distinct rows than clusters.
         """
         with self._unchanged_on_error(), spoken(self.verbose) as log:
-            self._check_parameters()
+            check_parameters(self)
             X = validation.check_rows(self, X, reset=True)
             validation.check_enough_rows(X.shape[0], self.n_clusters)
             weights = validation.check_weights(sample_weight, X)
             rng = check_random_state(self.random_state)
-            starts = self._starts(X)
+            starts = starts_of(self, X)
             monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
             engine = self._open(X, weights)
-            settings = self._settings(log)
+            settings = settings_of(self, log)
             solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             self._remember(engine, solution)
             self._stream: Stream | None = None
@@ -286,16 +283,16 @@ class PGKMeans(
         50
         """
         with self._unchanged_on_error(), spoken(self.verbose) as log:
-            self._check_parameters()
+            check_parameters(self)
             is_new = not hasattr(self, "cluster_centers_")
             X = validation.check_rows(self, X, reset=is_new)
             weights = validation.check_weights(sample_weight, X)
-            settings, journal = self._settings(log), Journal()
+            settings, journal = settings_of(self, log), Journal()
             engine = self._open(X, weights)
             if is_new:
                 validation.check_enough_rows(X.shape[0], self.n_clusters)
                 rng = check_random_state(self.random_state)
-                stream = begin_stream(engine, self._starts(X)[0], settings, rng, journal)
+                stream = begin_stream(engine, starts_of(self, X)[0], settings, rng, journal)
             else:
                 stream = self._resume_stream()
             stream, solution = add_batch(engine, stream, settings, journal)
@@ -351,73 +348,9 @@ class PGKMeans(
             self.__dict__.update(before)
             raise
 
-    # ---------------------------------------------------------------- parameters
-
-    def _check_parameters(self) -> None:
-        validation.check_integer("n_clusters", self.n_clusters, 1)
-        if isinstance(self.init, str):
-            validation.check_choice("init", self.init, STARTS)
-        if self.n_init != "auto":
-            validation.check_integer("n_init", self.n_init, 1)
-        validation.check_integer("max_iter", self.max_iter, 1)
-        validation.check_number("tol", self.tol, 0.0)
-        validation.check_choice("algorithm", self.algorithm, ALGORITHMS)
-        validation.check_choice("metric", self.metric, METRICS)
-        validation.check_choice("engine", self.engine, ENGINE_NAMES)
-        if isinstance(self.consolidate, str):
-            validation.check_choice("consolidate", self.consolidate, CONSOLIDATIONS)
-        elif self.consolidate is not None:
-            validation.check_number("consolidate", self.consolidate, 0.0, strictly=True)
-
-    def _settings(self, log: Any) -> Settings:
-        return Settings(
-            n_clusters=self.n_clusters,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            accelerate=self.algorithm == "auto",
-            spherical=self.metric == "cosine",
-            log=log,
-        )
-
-    def _starts(self, X: Any) -> list[Start]:
-        """The starts to be tried, in order."""
-        if isinstance(self.init, str):
-            first = STARTS[self.init]
-            n_starts = 10 if self.init == "random" else 1
-        elif callable(self.init):
-            first, n_starts = self._callable_start(X), 10
-        else:
-            first, n_starts = (
-                fixed_start(validation.check_centers(self.init, self.n_clusters, X)),
-                1,
-            )
-            if self.n_init not in ("auto", 1):
-                warnings.warn(
-                    "Explicit initial center position passed: performing only one init in "
-                    f"{type(self).__name__} instead of n_init={self.n_init}.",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
-                return [first]
-        if self.n_init != "auto":
-            n_starts = int(self.n_init)
-        is_tree = isinstance(self.init, str) and self.init.startswith("partition")
-        further = STARTS["k-means++"] if is_tree else first
-        return [first] + [further] * (n_starts - 1)
-
-    def _callable_start(self, X: Any) -> Start:
-        def start(
-            engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
-        ) -> NDArray[np.float64]:
-            centers = self.init(engine.user_data, self.n_clusters, random_state=rng)
-            checked = validation.check_centers(centers, self.n_clusters, X)
-            return checked.astype(np.float64)
-
-        return start
-
     def _open(self, X: Any, weights: NDArray[np.float64] | None) -> Engine:
         if self.metric == "cosine":
-            X = validation.to_directions(X)
+            X = to_directions(X)
         return open_engine(self.engine, X, weights)
 
     # ---------------------------------------------------------------- using the clusters

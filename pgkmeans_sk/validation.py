@@ -130,30 +130,3 @@ def check_centers(centers: Any, n_clusters: int, X: Any) -> NDArray[np.floating]
             f"match the number of features of the data {X.shape[1]}."
         )
     return np.asarray(centers)
-
-
-def to_directions(X: Any) -> Any:
-    """Rows scaled to length 1, in a copy; rows of zeros stay zero.
-
-    A row's result depends on the row alone, whatever the layout, so that predicting it again gives
-    the same label.
-    """
-    if sparse.issparse(X):
-        X = cast(Any, X).copy()
-        X.sum_duplicates()
-        squares = np.add.reduceat(
-            np.append(np.square(X.data, dtype=np.float64), 0.0), X.indptr[:-1]
-        )
-        squares[np.diff(X.indptr) == 0] = 0.0
-        lengths = np.sqrt(squares)
-        lengths[lengths == 0.0] = 1.0
-        X.data /= np.repeat(lengths, np.diff(X.indptr)).astype(X.dtype)
-        return X
-    X = np.array(X, order="C")
-    scale = np.abs(X).max(axis=1, keepdims=True)  # squares of very long rows would overflow
-    scale[scale == 0.0] = 1.0
-    X /= scale
-    lengths = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
-    lengths[lengths == 0.0] = 1.0
-    X /= lengths[:, np.newaxis].astype(X.dtype)
-    return X

@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pgkmeans_sk"
 
 # Lowest first. A module may import what is lower than itself, or beside it in its own folder.
 LEVELS = (
-    ("kernels/*.py", "results.py", "validation.py", "threads.py", "callbacks.py"),
+    ("kernels/*.py", "results.py", "validation.py", "threads.py", "callbacks.py", "verbosity.py"),
     ("engines/protocol.py",),  # apart from the engines: it stands on results.py alone
     ("engines/*.py", "codes/*.py"),
     ("pipeline/*.py",),
-    ("kmeans.py", "functional.py", "product_quantizer.py"),
+    ("kmeans.py", "functional.py", "parameters.py", "product_quantizer.py"),
     ("nn/*.py", "interop/*.py"),
     ("displays.py", "cli.py"),
     ("__init__.py",),

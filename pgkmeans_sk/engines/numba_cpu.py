@@ -331,8 +331,8 @@ class NumbaEngine:
             (shares, (groups, np.arange(self.n_rows))), shape=(n_groups, self.n_rows)
         )
         means: Any = (membership @ rows)[kept]
-        before = float(weights @ rows.multiply(rows).sum(axis=1))
-        after = float(totals[kept] @ means.multiply(means).sum(axis=1))
+        before = float(weights @ np.ravel(rows.multiply(rows).sum(axis=1)))
+        after = float(totals[kept] @ np.ravel(means.multiply(means).sum(axis=1)))
         return NumbaEngine(means.astype(self.dtype), totals[kept]), max(before - after, 0.0)
 
 

@@ -43,6 +43,10 @@ def run(
         if points is not engine:
             state = settle(engine, state.centers, settings, journal)
         solution = _solution(engine, state, n_iter, converged, journal)
+        settings.log(
+            f"start {number}: {n_iter} iterations, inertia {solution.inertia:.6g}, "
+            f"{len(journal.repairs)} passes to fill empty clusters"
+        )
         if best is None or solution.inertia < best.inertia:
             best = solution
         if monitor is not None:

@@ -72,6 +72,7 @@ def lloyd(
             # A plain step that gains nothing can only be rounding: this is the end of the road.
             converged = converged or plain
         progress.add(state.inertia)
+        settings.log(f"iteration {n_iter}: inertia {state.inertia:.6g}")
         if monitor is not None and monitor.end_iteration(n_iter, state.centers, state.inertia):
             break
     if not labels_belong:

@@ -1,0 +1,84 @@
+"""From the estimator's parameters to what the pipeline needs; the only place that reads them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.engines import ENGINE_NAMES
+from pgkmeans_sk.engines.protocol import Engine
+from pgkmeans_sk.pipeline.settings import Journal, Settings
+from pgkmeans_sk.pipeline.starts import STARTS, Start, fixed_start
+from pgkmeans_sk.validation import check_centers, check_choice, check_integer, check_number
+
+ALGORITHMS = ("auto", "lloyd", "elkan")
+METRICS = ("euclidean", "cosine")
+CONSOLIDATIONS = ("exact", "auto")
+RANDOM_STARTS = 10
+"""Starts that ``n_init="auto"`` means where one alone is a matter of luck."""
+
+
+def check_parameters(estimator: Any) -> None:
+    """Raise ``InvalidParameterError`` unless every parameter of a ``PGKMeans`` is acceptable."""
+    check_integer("n_clusters", estimator.n_clusters, 1)
+    if isinstance(estimator.init, str):
+        check_choice("init", estimator.init, STARTS)
+    if not isinstance(estimator.n_init, str) or estimator.n_init != "auto":
+        check_integer("n_init", estimator.n_init, 1)
+    check_integer("max_iter", estimator.max_iter, 1)
+    check_number("tol", estimator.tol, 0.0)
+    check_choice("algorithm", estimator.algorithm, ALGORITHMS)
+    check_choice("metric", estimator.metric, METRICS)
+    check_choice("engine", estimator.engine, ENGINE_NAMES)
+    if isinstance(estimator.consolidate, str):
+        check_choice("consolidate", estimator.consolidate, CONSOLIDATIONS)
+    elif estimator.consolidate is not None:
+        check_number("consolidate", estimator.consolidate, 0.0, strictly=True)
+
+
+def settings_of(estimator: Any, log: Callable[[str], None]) -> Settings:
+    """Settings for the pipeline; ``log`` takes messages on the progress."""
+    return Settings(
+        n_clusters=int(estimator.n_clusters),
+        max_iter=int(estimator.max_iter),
+        tol=float(estimator.tol),
+        accelerate=estimator.algorithm == "auto",
+        spherical=estimator.metric == "cosine",
+        log=log,
+    )
+
+
+def starts_of(estimator: Any, X: Any) -> list[Start]:
+    """The starts to be tried, in order."""
+    init, n_init = estimator.init, estimator.n_init
+    if not isinstance(init, str) and not callable(init):
+        if n_init not in ("auto", 1):
+            warnings.warn(
+                "Explicit initial center position passed: performing only one init in "
+                f"{type(estimator).__name__} instead of n_init={n_init}.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return [fixed_start(check_centers(init, estimator.n_clusters, X))]
+
+    first = STARTS[init] if isinstance(init, str) else _callable_start(init, X)
+    if n_init == "auto":
+        n_init = RANDOM_STARTS if init == "random" or callable(init) else 1
+    # A tree is the same each time; what is asked for are different starts.
+    is_tree = isinstance(init, str) and init.startswith("partition")
+    further = STARTS["k-means++"] if is_tree else first
+    return [first] + [further] * (int(n_init) - 1)
+
+
+def _callable_start(init: Callable[..., Any], X: Any) -> Start:
+    def start(
+        engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+    ) -> NDArray[np.float64]:
+        centers = init(engine.user_data, settings.n_clusters, random_state=rng)
+        return check_centers(centers, settings.n_clusters, X).astype(np.float64)
+
+    return start
