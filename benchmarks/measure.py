@@ -10,13 +10,16 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 _CHUNK_BYTES = 4 << 20  # of float64 scores; stays in cache, measured fastest between 1 and 64 MiB
 
@@ -66,19 +69,25 @@ def nearest_centers(
 
     n = len(X)
     n_chunk = max(1, min(n, _CHUNK_BYTES // (8 * K)))
-    left = np.ones((n_chunk, d + 1))
-    scores = np.empty((n_chunk, K))
     labels = np.empty(n, dtype=np.intp)
-    sse = 0.0
-    for start in range(0, n, n_chunk):
+
+    def assign(start: int) -> float:
         stop = min(n, start + n_chunk)
-        m = stop - start
-        np.subtract(X[start:stop], origin, out=left[:m, :d])
-        np.matmul(left[:m], right, out=scores[:m])
-        scores[:m].argmin(axis=1, out=labels[start:stop])
-        difference = left[:m, :d] - shifted[labels[start:stop]]
-        sse += float(np.einsum("nd,nd->", difference, difference))
-    return labels, sse
+        left = np.ones((stop - start, d + 1))
+        np.subtract(X[start:stop], origin, out=left[:, :d])
+        (left @ right).argmin(axis=1, out=labels[start:stop])
+        difference = left[:, :d] - shifted[labels[start:stop]]
+        return float(np.einsum("nd,nd->", difference, difference))
+
+    # One thread per core over chunks, and one BLAS thread in each: products this small are cut up
+    # by BLAS at a loss, and its waiting threads slow down tenfold as soon as a core is busy.
+    with _blas().limit(limits=1, user_api="blas"), ThreadPoolExecutor(usable_cores()) as pool:
+        return labels, sum(pool.map(assign, range(0, n, n_chunk)))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()  # looking for the loaded libraries takes milliseconds
 
 
 def judge(X: NDArray[np.floating], centers: NDArray[np.floating]) -> Verdict:
@@ -110,12 +119,18 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def machine() -> dict[str, Any]:
     """Describe the machine and the moment; the load average tells whether it was busy."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu_model(),
-        "cores": usable,
+        "cores": usable_cores(),
         "memory_gb": round(_total_memory() / 2**30, 1),
         "os": platform.platform(),
         "python": platform.python_version(),

@@ -58,6 +58,10 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}"
 
 
+def _seconds(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
+
+
 def _sse(value: float) -> str:
     return f"{value:.6g}" if value < 1e6 else f"{value:.5e}"
 
@@ -121,8 +125,8 @@ def _speed_sheets(result: Result) -> list[Sheet]:
         table = [
             (
                 row["library"] + ("" if mode != "same start" or row["shared_start"] else " *"),
-                _number(row["seconds"]),
-                f"{_number(row['seconds_min'])} - {_number(row['seconds_max'])}",
+                _seconds(row["seconds"]),
+                f"{_seconds(row['seconds_min'])} - {_seconds(row['seconds_max'])}",
                 str(len(row["all_seconds"])),
                 "1" if row is ours else _number(row["ours_over_theirs"]),
                 _sse(row["sse"]),
@@ -171,7 +175,7 @@ def _cold_sheets(result: Result) -> list[Sheet]:
         "second_fit_seconds",
     )
     rows = [
-        (row["library"], row["state"], *(_number(row[key]) for key in keys))
+        (row["library"], row["state"], *(_seconds(row[key]) for key in keys))
         for row in result["rows"]
     ]
     return [Sheet("First fit of a small table in a fresh process", columns, rows, n_text=2)]
@@ -203,7 +207,7 @@ def _empty_cluster_sheets(result: Result) -> list[Sheet]:
                 _whole(total["n_gave_up"]),
                 _percent(total["sse_over_pg_mean"]),
                 _percent(total["sse_over_pg_worst"]),
-                _number(total["seconds"], 1),
+                _seconds(total["seconds"]),
             )
             for total in group
         ]
@@ -253,7 +257,7 @@ def to_markdown(result: Result, source: str) -> str:
 
 
 _KEYS = {
-    "speed": ("case", "mode", "library"),
+    "speed": ("case", "n", "mode", "library"),
     "cold": ("library", "state"),
     "empty-clusters": ("layer", "k", "arm", "seed"),
 }
@@ -272,7 +276,7 @@ def compare(before: Result, after: Result) -> Sheet:
     table = []
     for key in [key for key in old if key in new]:
         a, b = old[key], new[key]
-        numbers = [_number(a[clock]), _number(b[clock]), f"{b[clock] / a[clock]:.2f}"]
+        numbers = [_seconds(a[clock]), _seconds(b[clock]), f"{b[clock] / a[clock]:.2f}"]
         if kind != "cold":
             numbers += [_percent(b["sse"] / a["sse"] - 1.0), f"{a[empties]} -> {b[empties]}"]
         if kind == "speed":  # the paired ratio is the figure that survives a change of machine
@@ -281,10 +285,15 @@ def compare(before: Result, after: Result) -> Sheet:
     columns = [*keys, "A s", "B s", "B / A"]
     columns += [] if kind == "cold" else ["SSE, B to A", "empty"]
     columns += ["ours / theirs A", "ours / theirs B"] if kind == "speed" else []
-    alone = [
-        f"Only in {name}: {'; '.join(' '.join(map(str, key)) for key in missing)}."
-        for name, missing in (("A", [*old.keys() - new.keys()]), ("B", [*new.keys() - old.keys()]))
-        if missing
+    remarks = [
+        f"Only in {name}: {'; '.join(' '.join(map(str, key)) for key in mine if key not in other)}."
+        for name, mine, other in (("A", old, new), ("B", new, old))
+        if any(key not in other for key in mine)
     ]
-    machines = [f"{name}: {_where(result)}" for name, result in (("A", before), ("B", after))]
-    return Sheet(f"{kind}: A against B", columns, table, " ".join(alone + machines), len(keys))
+    remarks += [
+        f"Settings differ: {name} is {value} in A, {after['settings'].get(name)} in B."
+        for name, value in before["settings"].items()
+        if value != after["settings"].get(name)
+    ]
+    remarks += [f"{name}: {_where(result)}" for name, result in (("A", before), ("B", after))]
+    return Sheet(f"{kind}: A against B", columns, table, " ".join(remarks), len(keys))

@@ -394,10 +394,8 @@ class PGKMeans(
         """
         check_is_fitted(self)
         X = validation.check_rows(self, X, reset=False)
-        sq_distances = self._open(X, None).sq_distances(self.cluster_centers_)
-        if self.metric == "cosine":
-            return (sq_distances / 2.0).astype(X.dtype, copy=False)
-        return np.sqrt(sq_distances, out=sq_distances).astype(X.dtype, copy=False)
+        distances = self._open(X, None).distances(self.cluster_centers_)
+        return distances**2 / 2 if self.metric == "cosine" else distances
 
     def fit_transform(
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None

@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,3 +33,16 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".numba_cache" / kernel_fing
 settings.register_profile("default", derandomize=True, deadline=None, max_examples=100)
 settings.register_profile("thorough", derandomize=False, deadline=None, max_examples=2000)
 settings.load_profile("default")
+
+
+ENGINES = ("numba",)
+"""Engines that every test with the fixture ``engine`` runs on; a new engine is added here."""
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request):
+    """A function that opens an engine: ``engine(X, sample_weight=None)``."""
+    # Only now: NUMBA_CACHE_DIR has to be set before.
+    from pgkmeans_sk.engines import open_engine
+
+    return lambda X, sample_weight=None: open_engine(request.param, X, sample_weight)

@@ -282,7 +282,8 @@ def _read_only(X: Any) -> Any:
 
 
 def _memmap(X: Any) -> Any:
-    mapped = np.memmap(tempfile.TemporaryFile(), dtype=X.dtype, mode="w+", shape=X.shape)
+    with tempfile.TemporaryFile() as file:  # the mapping outlives the open file
+        mapped = np.memmap(file, dtype=X.dtype, mode="w+", shape=X.shape)
     mapped[:] = X
     return mapped
 

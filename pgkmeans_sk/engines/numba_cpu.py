@@ -126,13 +126,12 @@ class NumbaEngine:
         self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), label_chunk)
         return labels
 
-    def sq_distances(self, centers: NDArray[np.floating]) -> FloatArray:
-        """Squared distances (n, K) to all centres, float64."""
+    def distances(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
         columns = np.ascontiguousarray(centers.T, dtype=np.float64)
-        result = np.empty((self.n_rows, len(centers)))
+        result = np.empty((self.n_rows, len(centers)), dtype=self.dtype)
 
         def fill_chunk(c: int, start: int, stop: int) -> None:
-            distances.fill_sq_distances(self._points, start, stop, columns, result[start:stop])
+            distances.fill_distances(self._points, start, stop, columns, result)
 
         self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), fill_chunk)
         return result
@@ -180,17 +179,15 @@ class NumbaEngine:
 
     def open_clusters(self, clusters: IntArray) -> Nodes:
         n_clusters = 1 + max(int(self._labels.max()), int(np.max(clusters)))
-        position = np.full(n_clusters, len(clusters), dtype=np.int64)
+        position = np.full(n_clusters, -1, dtype=np.int64)
         position[clusters] = np.arange(len(clusters))
-        where = position[self._labels]
-        wanted = where < len(clusters)
-        if self._sample_weight is not None:
-            wanted &= self._sample_weight > 0
-        rows: NDArray[Any] = np.flatnonzero(wanted).astype(self._row_dtype)
-        where = where[rows]
-        rows = rows[np.argsort(where, kind="stable")]
-        ends = np.cumsum(np.bincount(where, minlength=len(clusters)))
-        return self._open(rows, np.column_stack([np.concatenate([[0], ends[:-1]]), ends]))
+        ends = np.zeros(len(clusters) + 1, dtype=np.int64)
+        members = self._labels, position, self._weights, self._weight_step
+        split.count_members(*members, ends[1:])
+        np.cumsum(ends, out=ends)
+        rows = np.empty(ends[-1], dtype=self._row_dtype)
+        split.list_members(*members, ends[:-1].copy(), rows)
+        return self._open(rows, np.column_stack([ends[:-1], ends[1:]]))
 
     @property
     def _row_dtype(self) -> type:

@@ -87,8 +87,8 @@ class Engine(Protocol):
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
         """Labels (n,) alone; those of ``assign`` are left as they are."""
 
-    def sq_distances(self, centers: NDArray[np.floating]) -> FloatArray:
-        """Squared distances (n, K) to all centres."""
+    def distances(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Distances (n, K) to all centres, not squared, in the data's dtype."""
 
     def sample(self, n_rows: int, rng: np.random.RandomState) -> Engine:
         """An engine over ``n_rows`` rows of positive weight, drawn uniformly."""

@@ -9,26 +9,28 @@ from pgkmeans_sk.kernels.points import add_row, copy_row
 
 
 @kernel
-def fill_sq_distances(
+def fill_distances(
     points,  # IN Points
     start,  # IN first row of this chunk
     stop,  # IN one past the last
     columns,  # IN (d, K) float64, the centres transposed
-    sq_distances,  # OUT (stop - start, K) float64
+    distances,  # OUT (n, K) float
 ):
-    """Squared distances to all centres, in the definition of ``nearest.py``."""
+    """Distances to all centres: roots of the squared distances of ``nearest.py``."""
     n_features, n_centers = columns.shape
     row = np.empty(n_features, np.float64)
+    sq_dist = np.empty(n_centers, np.float64)
     for i in range(start, stop):
         copy_row(points, i, row)
-        target = i - start
         for j in range(n_centers):
-            sq_distances[target, j] = 0.0
+            sq_dist[j] = 0.0
         for t in range(n_features):
             x = row[t]
             for j in range(n_centers):
                 difference = x - columns[t, j]
-                sq_distances[target, j] += difference * difference
+                sq_dist[j] += difference * difference
+        for j in range(n_centers):
+            distances[i, j] = np.sqrt(sq_dist[j])
 
 
 @kernel

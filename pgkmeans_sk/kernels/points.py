@@ -154,7 +154,8 @@ def _copy_row(points, i, target):
             target[t] = points.base[at + t * points.column_step]
 
     def sparse(points, i, target):
-        target[:] = 0.0
+        for t in range(points.n_features):
+            target[t] = 0.0
         for k in range(points.indptr[i], points.indptr[i + 1]):
             target[points.indices[k]] = points.data[k]
 

@@ -32,6 +32,57 @@ POWER_SAMPLE = 2**15
 
 
 @kernel
+def count_members(
+    labels,  # IN (n,) int32
+    position,  # IN (K,) int64, number of the node for a cluster's rows, or -1
+    weights,  # IN (n,) or (1,) float64
+    weight_step,  # IN 1, or 0 when one weight serves all rows
+    counts,  # INOUT (m,) int64, zeros at first
+):
+    """Count the rows of positive weight of each node."""
+    for i in range(labels.size):
+        node = position[labels[i]]
+        if node >= 0 and weights[i * weight_step] > 0.0:
+            counts[node] += 1
+
+
+@kernel
+def list_members(
+    labels, position, weights, weight_step,
+    ends,  # INOUT (m,) int64, where each node's next row goes
+    order,  # OUT (sum of counts,) int
+):  # fmt: skip
+    """Write the row numbers of each node side by side."""
+    for i in range(labels.size):
+        node = position[labels[i]]
+        if node >= 0 and weights[i * weight_step] > 0.0:
+            order[ends[node]] = i
+            ends[node] += 1
+
+
+# Loops, not array expressions: these would bring in Numba's broadcasting, 2 s of compilation.
+
+
+@kernel
+def fill(vector, value):
+    for t in range(vector.size):
+        vector[t] = value
+
+
+@kernel
+def divide(vector, divisor):
+    for t in range(vector.size):
+        vector[t] /= divisor
+
+
+@kernel
+def subtract(vector, factor, other):
+    """``vector -= factor * other``."""
+    for t in range(vector.size):
+        vector[t] -= factor * other[t]
+
+
+@kernel
 def inner(first, second):
     total = 0.0
     for t in range(first.size):
@@ -55,13 +106,13 @@ def node_moments(
     mean,  # OUT (d,) float64
 ):
     """Mean, weight and scatter (weighted sum of squared distances to the mean) of a node."""
-    mean[:] = 0.0
+    fill(mean, 0.0)
     weight = 0.0
     for k in range(low, high):
         w = weights[order[k] * weight_step]
         weight += w
         add_row(points, order[k], w, mean)
-    mean /= weight
+    divide(mean, weight)
     norm = squared_norm(mean)
     scatter = 0.0
     for k in range(low, high):
@@ -107,15 +158,15 @@ def fill_principal_keys(
     step = 1 + (high - low - 1) // POWER_SAMPLE
     direction = np.empty_like(mean)
     copy_row(points, farthest_member(points, order, low, high, mean), direction)
-    direction -= mean
+    subtract(direction, 1.0, mean)
     product = np.empty_like(mean)
     for _ in range(POWER_STEPS):
         length = np.sqrt(squared_norm(direction))
         if length == 0.0:
             break
-        direction /= length
+        divide(direction, length)
         centre = inner(mean, direction)
-        product[:] = 0.0
+        fill(product, 0.0)
         total = 0.0
         for k in range(low, high, step):
             coordinate = weights[order[k] * weight_step] * (
@@ -123,8 +174,8 @@ def fill_principal_keys(
             )
             total += coordinate
             add_row(points, order[k], coordinate, product)
-        product -= total * mean
-        direction[:] = product
+        subtract(product, total, mean)
+        direction, product = product, direction
     centre = inner(mean, direction)
     for k in range(low, high):
         keys[k] = dot_with(points, order[k], direction) - centre
@@ -211,15 +262,18 @@ def best_threshold(
     scale = BINS / (largest - smallest)
     bin_weights = np.zeros(BINS)
     bin_sums = np.zeros(BINS)
-    bin_ends = np.full(BINS, smallest)  # largest key in each bin
+    bin_ends = np.empty(BINS)  # largest key in each bin
+    fill(bin_ends, smallest)
     for k in range(low, high):
         b = min(int((keys[k] - smallest) * scale), BINS - 1)
         w = weights[order[k] * weight_step]
         bin_weights[b] += w
         bin_sums[b] += w * (keys[k] - smallest)
         bin_ends[b] = max(bin_ends[b], keys[k])
-    total_weight = bin_weights.sum()
-    total_sum = bin_sums.sum()
+    total_weight = total_sum = 0.0
+    for b in range(BINS):
+        total_weight += bin_weights[b]
+        total_sum += bin_sums[b]
     threshold = smallest
     best = -1.0
     weight = total = 0.0
@@ -247,8 +301,8 @@ def two_means(
     left = np.empty(points.n_features, np.float64)
     right = np.empty(points.n_features, np.float64)
     for _ in range(n_steps):
-        left[:] = 0.0
-        right[:] = 0.0
+        fill(left, 0.0)
+        fill(right, 0.0)
         left_weight = right_weight = 0.0
         for k in range(low, middle):
             w = weights[order[k] * weight_step]
@@ -258,8 +312,8 @@ def two_means(
             w = weights[order[k] * weight_step]
             right_weight += w
             add_row(points, order[k], w, right)
-        left /= left_weight
-        right /= right_weight
+        divide(left, left_weight)
+        divide(right, right_weight)
         left_norm, right_norm = squared_norm(left), squared_norm(right)
         changed = False
         n_left = 0
