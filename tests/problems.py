@@ -122,7 +122,8 @@ class Problem:
         """By how much an inertia may be off: |x|^2 - 2 x c + |c|^2 cancels on sparse rows."""
         if not self.is_sparse:
             return 0.0
-        return EPS * float(self.weights @ (self.clustered.astype(np.float64) ** 2).sum(axis=1))
+        norms = (self.clustered.astype(np.float64) ** 2).sum(axis=1)
+        return 2.0 * (self.X.shape[1] + 2) * EPS * float(self.weights @ norms)
 
 
 def n_distinct(X: Any) -> int:

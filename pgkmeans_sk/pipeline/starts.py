@@ -25,7 +25,7 @@ Start = Callable[[Engine, Settings, np.random.RandomState, Journal], FloatArray]
 
 SAMPLE_ROWS = 2**17
 SAMPLE_ROWS_PER_CLUSTER = 32
-SAMPLE_ROUNDS = 12
+SAMPLE_ROUNDS = 25
 SAMPLE_STEPS = 25
 FULL_ROUNDS = 3
 

@@ -1,0 +1,74 @@
+"""scikit-learn's own checks of estimators, in full, for several settings."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from pgkmeans_sk import PGKMeans
+
+SETTINGS = [
+    {},
+    {"algorithm": "lloyd"},
+    {"algorithm": "elkan", "tol": 0.0},
+    {"metric": "cosine"},
+    {"consolidate": "exact"},
+    {"consolidate": "auto"},
+    {"init": "partition-ball"},
+    {"init": "partition-principal", "n_init": 1},
+    {"init": "k-means++", "random_state": 0},
+    {"init": "random", "n_init": 2},
+]
+
+# The default estimator passes these two, which scikit-learn's own KMeans does not.
+DRAWN_BY_ROW_NUMBER = {
+    name: "rows are drawn by their number, so that a row twice and a row of weight 2 draw another"
+    for name in (
+        "check_sample_weight_equivalence_on_dense_data",
+        "check_sample_weight_equivalence_on_sparse_data",
+    )
+}
+
+
+def expected_failures(estimator):
+    return DRAWN_BY_ROW_NUMBER if estimator.init in ("k-means++", "random") else {}
+
+
+@parametrize_with_checks(
+    [PGKMeans(n_clusters=3, max_iter=5, **setting) for setting in SETTINGS],
+    expected_failed_checks=expected_failures,
+)
+def test_estimator(estimator, check):
+    check(estimator)
+
+
+def test_nothing_is_expected_to_fail_by_default():
+    assert expected_failures(PGKMeans()) == {}
+
+
+ARRAY_API_CHECK = """
+from pgkmeans_sk import PGKMeans
+from sklearn.utils.estimator_checks import estimator_checks_generator
+ran = []
+for estimator, check in estimator_checks_generator(PGKMeans(n_clusters=3, max_iter=5)):
+    if "array_api" in check.func.__name__:
+        check(estimator)
+        ran.append(check.func.__name__)
+print(*ran)
+"""
+
+
+def test_array_api_input():
+    # Skipped above unless SciPy was told before its import to let other arrays in.
+    pytest.importorskip("array_api_strict", reason="the check brings its arrays from there")
+    finished = subprocess.run(
+        [sys.executable, "-c", ARRAY_API_CHECK],
+        env={**os.environ, "SCIPY_ARRAY_API": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.split() == ["check_array_api_input"]
