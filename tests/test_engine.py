@@ -266,7 +266,7 @@ def test_drawn_rows_are_rows_without_repetition(engine, form, weights):
     opened = engine(form(X), weights)
     for n_rows in (1, 5, len(present(weights))):
         drawn = opened.draw_rows(n_rows, np.random.RandomState(n_rows))
-        numbers = [int(np.flatnonzero((X == row).all(axis=1))[0]) for row in drawn]
+        numbers = [int(np.flatnonzero((row == X).all(axis=1))[0]) for row in drawn]
         assert len(set(numbers)) == n_rows
         assert set(numbers) <= set(present(weights))
         again = opened.draw_rows(n_rows, np.random.RandomState(n_rows))
@@ -290,7 +290,7 @@ def test_kmeans_plusplus_draws_distinct_rows(engine, form, weights, dtype):
     X = np.random.default_rng(5).standard_normal((36, 3)).astype(dtype)
     drawn = engine(form(X), weights).draw_kmeans_plusplus(9, np.random.RandomState(0))
     assert drawn.dtype == dtype
-    numbers = [int(np.flatnonzero((X == row).all(axis=1))[0]) for row in drawn]
+    numbers = [int(np.flatnonzero((row == X).all(axis=1))[0]) for row in drawn]
     assert len(set(numbers)) == 9
     assert set(numbers) <= set(present(weights))
 

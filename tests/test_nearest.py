@@ -6,14 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from scipy import sparse
-from tests import reference
-from tests.reference import EPS, LAYOUTS, Problem
 
 from pgkmeans_sk.engines import numba_cpu
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import dense_points
 from pgkmeans_sk.kernels.simd import SUM_BLOCK
+from tests import reference
+from tests.reference import EPS, LAYOUTS, Problem
 
 PROBLEMS = [*reference.problems(np.float32), *reference.problems(np.float64)]
 BY_NAME = {problem.name: problem for problem in PROBLEMS}
@@ -54,7 +54,9 @@ def test_layout_does_not_matter(name, dtype, layout):
     np.testing.assert_array_equal(engine.nearest(problem.centers), engine.labels)
     assert_statistics(found, problem, None, sparse.issparse(X))
     distances = reference.sq_distances(problem.X, problem.centers)
-    np.testing.assert_array_equal(engine.distances(problem.centers), np.sqrt(distances).astype(engine.dtype))
+    np.testing.assert_array_equal(
+        engine.distances(problem.centers), np.sqrt(distances).astype(engine.dtype)
+    )
 
 
 @every_problem

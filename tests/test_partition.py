@@ -75,7 +75,9 @@ def test_three_leaves_on_a_line(engine):
 def test_weight_counts_and_not_rows(engine):
     weights = np.array([3.0, 1, 1, 1, 1, 1, 1, 1])
     leaves = partition(engine(LINE, weights), 2, PartitionRule("principal", "population"))
-    np.testing.assert_allclose(np.sort(leaves[:, 0]), [(0 + 1 + 2) / 5, (3 + 10 + 11 + 12 + 13) / 5])
+    np.testing.assert_allclose(
+        np.sort(leaves[:, 0]), [(0 + 1 + 2) / 5, (3 + 10 + 11 + 12 + 13) / 5]
+    )
 
 
 def test_leaves_go_where_the_error_is(engine):

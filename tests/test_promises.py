@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 @st.composite
 def problems(draw, *, is_sparse=False, metric="euclidean"):
-    """Rows of a pattern, weights and parameters; from seeds, as arrays drawn one by one are slow."""
+    """Rows, weights and parameters; arrays come from seeds, as drawing each value is slow."""
     n_rows, n_features = draw(st.integers(1, 60)), draw(st.integers(1, 6))
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     X = rows(draw(st.sampled_from(sorted(PATTERNS))), n_rows, n_features, draw(SEEDS), dtype)

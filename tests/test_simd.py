@@ -9,7 +9,6 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-from tests import reference
 
 from pgkmeans_sk.kernels.nearest import pack_centers
 from pgkmeans_sk.kernels.simd import (
@@ -20,6 +19,7 @@ from pgkmeans_sk.kernels.simd import (
     tile_width,
     vector_bytes,
 )
+from tests import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -23,13 +23,13 @@ SETTINGS = [
 ]
 
 # The default estimator passes these two, which scikit-learn's own KMeans does not.
-DRAWN_BY_ROW_NUMBER = {
-    name: "rows are drawn by their number, so that a row twice and a row of weight 2 draw another"
-    for name in (
+DRAWN_BY_ROW_NUMBER = dict.fromkeys(
+    (
         "check_sample_weight_equivalence_on_dense_data",
         "check_sample_weight_equivalence_on_sparse_data",
-    )
-}
+    ),
+    "rows are drawn by their number, so that a row twice and a row of weight 2 draw another",
+)
 
 
 def expected_failures(estimator):

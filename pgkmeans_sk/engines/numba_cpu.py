@@ -51,7 +51,6 @@ class NumbaEngine:
         self._sample_weight = sample_weight
         self._weights = np.ones(1) if sample_weight is None else sample_weight
         self._weight_step = 0 if sample_weight is None else 1
-        self._labels = np.full(self.n_rows, -1, dtype=np.int32)
         self._n_threads = effective_n_threads()
         self._order: NDArray[Any] = np.empty(0, dtype=np.int32)
         self._keys: FloatArray = np.empty(0)
@@ -61,6 +60,10 @@ class NumbaEngine:
         return self._labels.copy()
 
     # ---------------------------------------------------------------- passes over all rows
+
+    @cached_property
+    def _labels(self) -> NDArray[np.int32]:
+        return np.full(self.n_rows, -1, dtype=np.int32)
 
     @cached_property
     def _origin(self) -> NDArray[Any]:
@@ -102,7 +105,8 @@ class NumbaEngine:
         sizes, sq_errors, utilities = statistics.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             total /= sizes[:, np.newaxis]
-        total += self._origin
+        if not self._is_sparse:
+            total += centers  # dense kernels add up rows relative to their centres
         total[sizes == 0.0] = np.nan
         return Assignment(total, sizes, sq_errors, utilities, int(n_changed.sum()))
 

@@ -30,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.points import copy_row
 from pgkmeans_sk.kernels.simd import PANEL_WIDTH, SUM_BLOCK, sweep, tile_points
 
 
@@ -98,22 +99,40 @@ def nearest_exact(
 
 
 @kernel
-def squared_distance(
-    row,  # IN (d,) float64
-    centers,  # IN (K, d) float64
+def add_error(
+    points,  # IN DensePoints
+    i,  # IN which row
+    weight,  # IN float64
+    rows,  # IN (K, d) float64, the centres
     label,  # IN which centre
+    sums,  # INOUT (K, d) float64, of w (x - c)
 ):
-    """Squared distance; four sums side by side, since one alone waits for each addition."""
-    n_features = row.size
-    sum0 = sum1 = sum2 = sum3 = 0.0
+    """Add the row's error vector to its cluster's sum; returns its squared length.
+
+    Four sums side by side, since one alone waits for each addition.
+    """
+    base, step = points.base, points.column_step
+    at = i * points.row_step
+    n_features = points.n_features
     whole = n_features - n_features % 4
+    sum0 = sum1 = sum2 = sum3 = 0.0
     for t in range(0, whole, 4):
-        sum0 += (row[t] - centers[label, t]) ** 2
-        sum1 += (row[t + 1] - centers[label, t + 1]) ** 2
-        sum2 += (row[t + 2] - centers[label, t + 2]) ** 2
-        sum3 += (row[t + 3] - centers[label, t + 3]) ** 2
+        error0 = np.float64(base[at + t * step]) - rows[label, t]
+        error1 = np.float64(base[at + (t + 1) * step]) - rows[label, t + 1]
+        error2 = np.float64(base[at + (t + 2) * step]) - rows[label, t + 2]
+        error3 = np.float64(base[at + (t + 3) * step]) - rows[label, t + 3]
+        sum0 += error0 * error0
+        sum1 += error1 * error1
+        sum2 += error2 * error2
+        sum3 += error3 * error3
+        sums[label, t] += weight * error0
+        sums[label, t + 1] += weight * error1
+        sums[label, t + 2] += weight * error2
+        sums[label, t + 3] += weight * error3
     for t in range(whole, n_features):
-        sum0 += (row[t] - centers[label, t]) ** 2
+        error0 = np.float64(base[at + t * step]) - rows[label, t]
+        sum0 += error0 * error0
+        sums[label, t] += weight * error0
     return (sum0 + sum1) + (sum2 + sum3)
 
 
@@ -127,7 +146,7 @@ def assign_dense(
     centers,  # IN PackedCenters
     collect,  # IN bool, whether to add to the sums below
     labels,  # INOUT (n,) int32
-    sums,  # INOUT (K, d) float64, of w (x - origin)
+    sums,  # INOUT (K, d) float64, of w (x - c)
     sizes,  # INOUT (K,) float64, of w
     sq_errors,  # INOUT (K,) float64, of w |x - c|^2
     utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2)
@@ -159,7 +178,6 @@ def assign_dense(
         sweep(tile, panels, starts, n_panels, n_features, best, second, index)
         for l in range(count):
             i = first + l
-            at = i * row_step
             label = index[l]
             norm = 0.0
             for t in range(n_features):
@@ -167,24 +185,16 @@ def assign_dense(
                 norm += shifted * shifted
             margin = 2.0 * kappa * (norm + starts[label]) + smallest
             certain = second[l] - best[l] > margin
-            if collect or not certain:
-                if column_step == 1:
-                    for t in range(n_features):
-                        row[t] = base[at + t]
-                else:
-                    for t in range(n_features):
-                        row[t] = base[at + t * column_step]
             if not certain:
+                copy_row(points, i, row)
                 label = nearest_exact(row, columns, sq_dist)
                 n_exact += 1
             if labels[i] != label:
                 labels[i] = label
                 n_changed += 1
-            if collect:
-                weight = weights[i * weight_step]
+            weight = weights[i * weight_step] if collect else 0.0
+            if weight > 0.0:
                 sizes[label] += weight
                 utilities[label] += weight * (second[l] - best[l])
-                sq_errors[label] += weight * squared_distance(row, rows, label)
-                for t in range(n_features):
-                    sums[label, t] += weight * (row[t] - origin[t])
+                sq_errors[label] += weight * add_error(points, i, weight, rows, label, sums)
     return n_changed, n_exact

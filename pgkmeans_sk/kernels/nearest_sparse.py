@@ -100,8 +100,8 @@ def assign_sparse(
         if labels[i] != label:
             labels[i] = label
             n_changed += 1
-        if collect:
-            weight = weights[i * weight_step]
+        weight = weights[i * weight_step] if collect else 0.0
+        if weight > 0.0:
             sizes[label] += weight
             sq_errors[label] += weight * max(score[label] + norm, 0.0)
             utilities[label] += weight * (second - best)

@@ -1,0 +1,164 @@
+"""Moves of centres: by hand on a line, and an inertia that never rises."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from pgkmeans_sk.pipeline import exchange as module
+from pgkmeans_sk.pipeline.empty_clusters import settle
+from pgkmeans_sk.pipeline.exchange import exchange, rebalance
+from pgkmeans_sk.pipeline.settings import Journal, Settings
+from tests import reference
+from tests.test_empty_clusters import assert_state_belongs, column
+
+forms = pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix], ids=["dense", "csr"])
+
+THREE_PAIRS = column(-1, 1, 99, 101, 199, 201)
+
+
+def settled(opened, centers):
+    return settle(opened, centers, Settings(len(centers)), Journal())
+
+
+# ------------------------------------------------------------------ by hand
+
+
+@forms
+def test_a_centre_moves_to_where_it_is_missed(engine, form):
+    # The first pair has two centres, which would cost 4 each; the other two share one, and to
+    # part them gains 10000. Of equal utilities the first is moved.
+    opened = engine(form(THREE_PAIRS))
+    state = settled(opened, column(-1, 1, 150))
+    centers = exchange(opened, state, Settings(3), 0.5)
+    # The direction of the cut points to 99, the first of those farthest from 150: the left part,
+    # which keeps the number of the cluster, is {199, 201}.
+    np.testing.assert_allclose(centers, column(100, 1, 200))
+
+
+def test_no_centre_moves_from_where_it_is_needed(engine):
+    opened = engine(THREE_PAIRS)
+    state = settled(opened, column(0, 100, 200))
+    assert exchange(opened, state, Settings(3), 0.5) is None
+
+
+@pytest.mark.parametrize(("share", "moves"), [(0.5, True), (0.7, False)])
+def test_gain_is_compared_with_a_share_of_the_utility(engine, share, moves):
+    # Without the centre at 0, or that at 2, the inertia grows by 4. Parting the last pair gains
+    # 2.42, which is 0.605 of that.
+    opened = engine(column(0, 2, 98.9, 101.1))
+    state = settled(opened, column(0, 2, 100))
+    assert (exchange(opened, state, Settings(3), share) is not None) == moves
+
+
+def test_weights_count(engine):
+    # As before, but the pair weighs ten times as much; then the rows at 0 and 2 do.
+    X, centers = column(0, 2, 98.9, 101.1), column(0, 2, 100)
+    for weights, moves in (([1, 1, 10, 10], True), ([10, 10, 1, 1], False)):
+        opened = engine(X, np.array(weights, dtype=np.float64))
+        found = exchange(opened, settled(opened, centers), Settings(3), 0.7)
+        assert (found is not None) == moves
+
+
+@forms
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rebalance_finds_the_pairs(engine, form, dtype):
+    X = THREE_PAIRS.astype(dtype)
+    opened, journal = engine(form(X)), Journal()
+    state = settled(opened, column(-1, 1, 150).astype(dtype))
+    found = rebalance(opened, state, Settings(3), journal, 5)
+    np.testing.assert_array_equal(np.sort(found.centers, axis=0), column(0, 100, 200))
+    assert found.centers.dtype == dtype
+    assert found.inertia == pytest.approx(6)
+    assert_state_belongs(opened, found, X)
+
+
+def test_many_misplaced_centres_find_their_blobs(engine):
+    # 20 blobs on a grid, all centres in one of them: Lloyd's iteration alone would stay there.
+    rng = np.random.default_rng(0)
+    blobs = 50.0 * np.array([[i % 5, i // 5] for i in range(20)])
+    X = np.repeat(blobs, 40, axis=0) + rng.standard_normal((800, 2))
+    opened = engine(X)
+    state = settled(opened, X[:20])
+    found = rebalance(opened, state, Settings(20), Journal(), 25)
+    np.testing.assert_array_equal(found.assignment.sizes, np.full(20, 40))
+
+
+# ------------------------------------------------------------------ what must always hold
+
+
+def test_moves_that_do_not_pay_are_taken_back(engine, monkeypatch):
+    shares = []
+
+    def senseless(opened, state, settings, share):
+        shares.append(share)
+        return state.centers + 0.1
+
+    # Without Lloyd's steps, which would bring the centres back.
+    monkeypatch.setattr(module, "lloyd", lambda opened, state, *_: (state, 0, True))
+    monkeypatch.setattr(module, "exchange", senseless)
+    X = column(0, 2, 10, 12, 20, 22)
+    opened = engine(X)
+    state = settled(opened, column(1, 11, 21))
+    assert rebalance(opened, state, Settings(3), Journal(), 9) is state
+    assert shares == list(module.SHARES_OF_UTILITY)  # less boldly each time, then no more
+    assert_state_belongs(opened, state, X)
+
+
+@pytest.mark.parametrize("max_rounds", [0, 1, 3])
+def test_rounds_are_limited(engine, monkeypatch, max_rounds):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return exchange(*arguments)
+
+    monkeypatch.setattr(module, "exchange", counted)
+    X = np.random.default_rng(1).random((2000, 2))
+    opened = engine(X)
+    rebalance(opened, settled(opened, X[:40]), Settings(40), Journal(), max_rounds)
+    assert len(calls) == max_rounds
+
+
+def test_two_clusters_have_nothing_to_exchange(engine):
+    opened = engine(THREE_PAIRS)
+    found = rebalance(opened, settled(opened, column(0, 1)), Settings(2), Journal(), 5)
+    assert_state_belongs(opened, found, THREE_PAIRS)
+    assert (found.assignment.sizes > 0).all()
+
+
+def test_fewer_distinct_rows_than_clusters(engine):
+    X = column(0, 0, 1, 1)
+    opened = engine(X)
+    found = rebalance(opened, settled(opened, column(0, 1, 2, 3)), Settings(4), Journal(), 5)
+    assert found.inertia == 0
+    assert_state_belongs(opened, found, X)
+
+
+@st.composite
+def states(draw):
+    """Rows, weights and centres, many of them in the wrong place."""
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    n_clusters, n_features = draw(st.integers(1, 15)), draw(st.integers(1, 3))
+    n_rows = n_clusters + draw(st.integers(0, 60))
+    X = rng.standard_normal((n_rows, n_features)) * draw(st.sampled_from([1.0, 1e-3, 1e4]))
+    X += draw(st.sampled_from([0.0, 10.0, 1e4])) * rng.integers(0, 3, (n_rows, 1))
+    if draw(st.booleans()):
+        X = np.rint(X)  # equal rows, and clusters without error
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    weights = reference.sample_weights(n_rows)
+    return X.astype(dtype), n_clusters, weights[draw(st.sampled_from(sorted(weights)))]
+
+
+@forms
+@given(states(), st.sampled_from([1, 2, 10]))
+def test_rebalance_never_raises_the_inertia(engine, form, problem, max_rounds):
+    X, n_clusters, weights = problem
+    opened = engine(form(X), weights)
+    state = settled(opened, X[:n_clusters])
+    found = rebalance(opened, state, Settings(n_clusters), Journal(), max_rounds)
+    assert found.inertia <= state.inertia
+    assert found.centers.dtype == X.dtype
+    assert_state_belongs(opened, found, X, weights)
+    assert len(found.assignment.empty) == len(state.assignment.empty)
