@@ -30,7 +30,9 @@ def effective_n_threads() -> int:
     try:
         from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
     except ImportError:  # private: it may move
-        return int(os.environ.get("OMP_NUM_THREADS", 0)) or joblib.cpu_count()
+        # One number for each level of nesting is allowed, and so is an empty value.
+        outermost = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+        return int(outermost) if outermost.strip().isdigit() else int(joblib.cpu_count())
     return int(_openmp_effective_n_threads())
 
 

@@ -19,8 +19,8 @@ of ``|c|^2 - 2 x.c`` is below ``kappa (|x|^2 + |c|^2)`` with ``kappa = (B + D + 
 data adds the rounding of D itself. Each accumulator starts at ``(1 - kappa) |c|^2``, so that a far
 centre's large error cannot hide behind the bound of a near one: with value l_j for centre j, the
 first is the nearest for certain if ``l_2 - l_1 > 2 kappa (|x|^2 + |c_1|^2)``. Below the smallest
-normal number relative errors mean nothing, hence a small absolute term. NaN (overflow) is "not
-certain".
+normal number relative errors mean nothing, hence a small absolute term. Where the fast values
+might overflow, nothing is certain.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class PackedCenters(NamedTuple):
     starts: np.ndarray  # (n_panels * J,) (1 - kappa) |c|^2; +inf in padding
     kappa: float
     smallest: float
+    largest: float  # squared norm of a point from which on the fast values may overflow
 
 
 def pack_centers(centers: np.ndarray, origin: np.ndarray) -> PackedCenters:
@@ -65,6 +66,10 @@ def pack_centers(centers: np.ndarray, origin: np.ndarray) -> PackedCenters:
         panels = np.zeros((n_panels * PANEL_WIDTH, n_features), dtype=dtype)
         np.multiply(shifted, -2, out=panels[:n_centers])
     panels = panels.reshape(n_panels, PANEL_WIDTH, n_features).transpose(0, 2, 1)
+    # If |x|^2 and |c|^2 are below an eighth of the largest number, no value here overflows.
+    largest = float(np.finfo(dtype).max) / 8
+    if not norms.max() < largest:
+        kappa = np.inf  # no point is certain
     return PackedCenters(
         exact,
         np.ascontiguousarray(exact.T),
@@ -73,6 +78,7 @@ def pack_centers(centers: np.ndarray, origin: np.ndarray) -> PackedCenters:
         starts,
         kappa,
         float(np.finfo(dtype).tiny) * (n_features + 8),
+        largest,
     )
 
 
@@ -155,7 +161,7 @@ def assign_dense(
 
     Returns how many labels changed, and how many points needed the exact look.
     """
-    rows, columns, origin, panels, starts, kappa, smallest = centers
+    rows, columns, origin, panels, starts, kappa, smallest, largest = centers
     n_centers, n_features = rows.shape
     base, row_step, column_step = points.base, points.row_step, points.column_step
     n_panels = starts.size // PANEL_WIDTH
@@ -184,7 +190,7 @@ def assign_dense(
                 shifted = tile[t * width + l]
                 norm += shifted * shifted
             margin = 2.0 * kappa * (norm + starts[label]) + smallest
-            certain = second[l] - best[l] > margin
+            certain = second[l] - best[l] > margin and norm < largest
             if not certain:
                 copy_row(points, i, row)
                 label = nearest_exact(row, columns, sq_dist)

@@ -259,16 +259,17 @@ def best_threshold(
         largest = max(largest, keys[k])
     if smallest == largest:
         return smallest
-    scale = BINS / (largest - smallest)
+    extent = largest - smallest  # keys are taken as shares of it: their squares may not exist
     bin_weights = np.zeros(BINS)
     bin_sums = np.zeros(BINS)
     bin_ends = np.empty(BINS)  # largest key in each bin
     fill(bin_ends, smallest)
     for k in range(low, high):
-        b = min(int((keys[k] - smallest) * scale), BINS - 1)
+        position = (keys[k] - smallest) / extent
+        b = min(int(position * BINS), BINS - 1)
         w = weights[order[k] * weight_step]
         bin_weights[b] += w
-        bin_sums[b] += w * (keys[k] - smallest)
+        bin_sums[b] += w * position
         bin_ends[b] = max(bin_ends[b], keys[k])
     total_weight = total_sum = 0.0
     for b in range(BINS):
