@@ -237,6 +237,7 @@ class PGKMeans(
             solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             self._remember(engine, solution)
             self._stream: Stream | None = None
+            self.__dict__.pop("n_steps_", None)  # counts batches, and this was none
             monitor.end_fit()
         return self
 
@@ -303,6 +304,11 @@ class PGKMeans(
 
     def _resume_stream(self) -> Stream:
         """The stream of earlier batches, or one that begins after a ``fit``."""
+        if len(self.cluster_centers_) != self.n_clusters:
+            raise ValueError(
+                f"Got n_clusters={self.n_clusters}, but expected {len(self.cluster_centers_)}, the "
+                "number of clusters so far: partial_fit cannot change it."
+            )
         stream = self._stream
         if stream is None:
             counts = np.bincount(self.labels_, minlength=len(self.cluster_centers_))

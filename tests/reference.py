@@ -99,7 +99,7 @@ def weighted_moments(X: Any, sample_weight: Any = None) -> tuple[NDArray[np.floa
 def mean_variance(X: Any, sample_weight: Any = None) -> float:
     """Weighted variance of each column, averaged."""
     X = as_float64(X)
-    mean, weight, scatter = weighted_moments(X, sample_weight)
+    _, weight, scatter = weighted_moments(X, sample_weight)
     return scatter / weight / X.shape[1]
 
 
@@ -242,6 +242,7 @@ def problems(dtype: Any) -> list[Problem]:
     outlier[17] = 1e6
     add("outlier 1e6", outlier, outlier[:25] + 0.1 * normal((25, 4)))
     add("far centres", normal((200, 4)), np.concatenate([1e6 * normal((6, 4)), normal((6, 4))]))
+    add("only far centres", normal((200, 4)), 1e6 + normal((6, 4)))
 
     few = normal((6, 3))
     add("duplicates", few[integers(0, 6, 200)], few[:4])

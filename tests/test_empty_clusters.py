@@ -269,6 +269,18 @@ def test_no_cluster_stays_empty(engine, form, cautious, start):
         assert reference.assignment(X, state.centers, weights).inertia == 0
 
 
+@forms
+def test_inertia_does_not_rise_far_from_the_origin(engine, form):
+    # One more centre than distinct rows, each on a row or beside it by rounding: errors that are
+    # differences of norms are as likely to rise as to fall.
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        X = 1000 + rng.integers(0, 1000, (2, 3)) / 7
+        opened, journal = engine(form(X), rng.uniform(0.1, 5.0, 2)), Journal()
+        state = settled(opened, X[[0, 0, 0]], journal)
+        assert_records_fall(journal, state)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_many_empty_clusters_need_few_passes(engine, seed):
     # iPQ's way needs one assignment of all rows for each empty cluster: here 300.

@@ -136,6 +136,16 @@ def test_fewer_distinct_rows_than_clusters(engine):
     assert_state_belongs(opened, found, X)
 
 
+@forms
+def test_rebalance_far_from_the_origin(engine, form):
+    # Here distances between the rows are near the rounding error of their norms.
+    for seed in range(20):
+        X = 1e8 + np.random.default_rng(seed).integers(0, 4, (8, 2)).astype(np.float64)
+        opened = engine(form(X))
+        found = rebalance(opened, settled(opened, X[:4]), Settings(4), Journal(), 5)
+        np.testing.assert_array_equal(opened.labels, reference.labels(X, found.centers))
+
+
 @st.composite
 def states(draw):
     """Rows, weights and centres, many of them in the wrong place."""

@@ -72,6 +72,15 @@ def test_weights_by_hand(engine):
     assert last.inertia == pytest.approx(3 / 16 + 9 / 16)
 
 
+@both_ways
+@pytest.mark.parametrize("distance", [10.0, 1e9, 1e30])
+def test_one_cluster_ends_at_the_mean(engine, accelerate, distance):
+    # However far the first centre is, and though the labels repeat from the beginning.
+    X = np.random.default_rng(0).standard_normal((1000, 3))
+    _, last, *_ = iterated(engine(X), np.full((1, 3), distance), accelerate=accelerate)
+    np.testing.assert_allclose(last.inertia, reference.weighted_moments(X)[2], rtol=1e-9)
+
+
 # ------------------------------------------------------------------ against the oracle
 
 

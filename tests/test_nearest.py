@@ -78,7 +78,8 @@ def assert_statistics(found, problem: Problem, sample_weight, is_sparse: bool):
     weight = expected.sizes.sum()
     np.testing.assert_allclose(found.sizes, expected.sizes, rtol=n_rows * EPS)
     np.testing.assert_array_equal(found.empty, expected.empty)
-    of_sums = 4 * n_rows * EPS * np.abs(X).max()
+    # Rows are added up relative to the origin or to their centre.
+    of_sums = 4 * n_rows * EPS * (np.abs(X).max() + np.abs(centers[expected.sizes > 0]).max())
     np.testing.assert_allclose(found.centroids, expected.centroids, rtol=0, atol=of_sums)
 
     # Dense rows: each distance is a sum of squares. Sparse ones: a difference of norms.
@@ -214,6 +215,39 @@ def test_squares_below_float32(scale, layout):
     X, centers = X.astype(np.float32), centers.astype(np.float32)
     engine = NumbaEngine(LAYOUTS[layout](X), None)
     np.testing.assert_array_equal(engine.nearest(centers), reference.labels(X, centers))
+
+
+@pytest.mark.parametrize("scale", [1e-165, 1e-161, 1e-158, 1e-150, 1e150, 1e154])
+@dense_and_csr
+def test_squares_at_the_ends_of_float64(scale, layout):
+    rng = np.random.default_rng(3)
+    X, centers = rng.standard_normal((300, 4)) * scale, rng.standard_normal((25, 4)) * scale
+    engine = NumbaEngine(LAYOUTS[layout](X), None)
+    with np.errstate(over="ignore"):
+        expected = reference.labels(X, centers)
+    np.testing.assert_array_equal(engine.nearest(centers), expected)
+
+
+@dense_and_csr
+@pytest.mark.parametrize("kind", ["read-only", "strided"])
+def test_weights_of_any_layout(layout, kind):
+    problem = BY_NAME["random n=200 d=8 K=16-float64"]
+    sample_weight = reference.sample_weights(200)["random"]
+    others = np.repeat(sample_weight, 2)[::2]
+    others.flags.writeable = kind != "read-only"
+    X = LAYOUTS[layout](problem.X)
+    found = NumbaEngine(X, others).assign(problem.centers)
+    expected = NumbaEngine(X, sample_weight).assign(problem.centers)
+    for one, other in zip(dataclasses.astuple(found), dataclasses.astuple(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@dense_and_csr
+def test_rows_on_their_centre_have_no_error(layout):
+    # A difference of norms would leave 1e-10 here; the inertia could seem to rise.
+    X = 1000 + np.random.default_rng(0).standard_normal((30, 3))
+    found = NumbaEngine(LAYOUTS[layout](X), None).assign(X)
+    np.testing.assert_array_equal(found.sq_errors, np.zeros(30))
 
 
 @pytest.mark.parametrize(

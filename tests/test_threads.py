@@ -213,12 +213,8 @@ def test_limit_of_joblib_is_respected():
 
 def test_nothing_global_is_changed():
     def everything():
-        pools = [
-            (pool["filepath"], pool["num_threads"]) for pool in threadpoolctl.threadpool_info()
-        ]
-        return pools, {
-            name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        }
+        limits = {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+        return limits, dict(os.environ)
 
     before = everything()
     effective_n_threads()

@@ -90,9 +90,7 @@ class NumbaEngine:
         sums = np.zeros((n_chunks, n_clusters, self.n_features))
         statistics = np.zeros((3, n_chunks, n_clusters))
         n_changed = np.zeros(n_chunks, dtype=np.int64)
-        kernel: Any = assign_sparse if self._is_sparse else assign_dense
-        packed: Any
-        packed = transpose_centers(centers) if self._is_sparse else self._pack(centers)
+        kernel, packed = self._kernel_for(centers)
 
         def assign_chunk(c: int, start: int, stop: int) -> None:
             n_changed[c], _ = kernel(
@@ -110,15 +108,16 @@ class NumbaEngine:
         total[sizes == 0.0] = np.nan
         return Assignment(total, sizes, sq_errors, utilities, int(n_changed.sum()))
 
-    def _pack(self, centers: NDArray[np.floating]) -> Any:
-        return pack_centers(centers, self._origin)
+    def _kernel_for(self, centers: NDArray[np.floating]) -> tuple[Any, Any]:
+        """The assignment kernel for these rows, and the centres in the form that it reads."""
+        if self._is_sparse:
+            return assign_sparse, transpose_centers(centers)
+        return assign_dense, pack_centers(centers, self._origin)
 
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
         """Labels (n,) alone, by the same kernel as ``assign``."""
         labels = np.full(self.n_rows, -1, dtype=np.int32)
-        kernel: Any = assign_sparse if self._is_sparse else assign_dense
-        packed: Any
-        packed = transpose_centers(centers) if self._is_sparse else self._pack(centers)
+        kernel, packed = self._kernel_for(centers)
         unused = np.empty((1, 1)), np.empty(1), np.empty(1), np.empty(1)
 
         def label_chunk(c: int, start: int, stop: int) -> None:
