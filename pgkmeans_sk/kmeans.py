@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -235,8 +236,9 @@ class PGKMeans(
             engine = self._open(X, weights)
             settings = settings_of(self, log)
             solution = run(engine, starts, settings, rng, self.consolidate, monitor)
-            self._remember(engine, solution)
-            self._stream: Stream | None = None
+            self._remember(engine, solution, stacklevel=4)
+            used = solution.centers[: solution.n_effective_clusters]
+            self._stream = Stream(solution.centers, solution.sizes, used)
             self.__dict__.pop("n_steps_", None)  # counts batches, and this was none
             monitor.end_fit()
         return self
@@ -295,27 +297,24 @@ class PGKMeans(
                 rng = check_random_state(self.random_state)
                 stream = begin_stream(engine, starts_of(self, X)[0], settings, rng, journal)
             else:
-                stream = self._resume_stream()
+                stream = self._continued_stream()
             stream, solution = add_batch(engine, stream, settings, journal)
-            self._remember(engine, solution)
+            self._remember(engine, solution, stacklevel=3)
             self._stream = stream
             self.n_steps_ = 1 if is_new else getattr(self, "n_steps_", 0) + 1
         return self
 
-    def _resume_stream(self) -> Stream:
-        """The stream of earlier batches, or one that begins after a ``fit``."""
+    def _continued_stream(self) -> Stream:
+        """The stream of earlier batches, or the one that a ``fit`` began."""
         if len(self.cluster_centers_) != self.n_clusters:
             raise ValueError(
                 f"Got n_clusters={self.n_clusters}, but expected {len(self.cluster_centers_)}, the "
                 "number of clusters so far: partial_fit cannot change it."
             )
-        stream = self._stream
-        if stream is None:
-            counts = np.bincount(self.labels_, minlength=len(self.cluster_centers_))
-            stream = Stream(self.cluster_centers_, counts.astype(np.float64), self.cluster_centers_)
-        return stream
+        # Centres that were set by hand count, as they do in predict.
+        return replace(self._stream, centers=self.cluster_centers_)
 
-    def _remember(self, engine: Engine, solution: Solution) -> None:
+    def _remember(self, engine: Engine, solution: Solution, stacklevel: int) -> None:
         """Set the fitted attributes, all at once."""
         self.cluster_centers_ = solution.centers
         self.labels_ = solution.labels
@@ -331,7 +330,7 @@ class PGKMeans(
                 f"than n_clusters ({self.n_clusters}): X has no more distinct rows of positive "
                 "weight. Centers beyond are copies of the first.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
 
     @contextlib.contextmanager

@@ -140,3 +140,4 @@ class Solution:
     converged: bool
     repair_log: tuple[RepairRecord, ...]
     n_effective_clusters: int
+    sizes: FloatArray  # (K,) weight of each cluster

@@ -236,6 +236,7 @@ def problems(dtype: Any) -> list[Problem]:
     blobs = normal((200, 4)) + np.where(np.arange(200) % 2, 1e4, 0.0)[:, np.newaxis]
     add("two blobs 1e4 apart", blobs, blobs[:30] + 0.1 * normal((30, 4)))
     add("offset 1e6", 1e6 + normal((200, 5)), 1e6 + normal((20, 5)))
+    add("offset 1e7", 1e7 + normal((200, 5)), 1e7 + normal((20, 5)))  # a grid in float32
     add("norms 1e5", 1e5 * normal((200, 12)), 1e5 * normal((20, 12)))
     add("scale 1e-20", 1e-20 * normal((200, 4)), 1e-20 * normal((20, 4)))
     outlier = normal((200, 4))

@@ -207,9 +207,10 @@ def test_a_pass_that_raises_the_inertia_is_taken_back(engine, monkeypatch):
         return slots, means + 2.0
 
     monkeypatch.setattr(empty_clusters._Forest, "leaves", misplaced)
+    # By the labels of the misplaced centres, the row farthest from its centre would be row 3; by
+    # those of the centres before it is row 0, the first of four.
     opened, journal = engine(TWO_GROUPS), Journal()
-    state = settled(opened, column(1.5, 11.5, FAR), journal)
-    # Row 0 is the first of those farthest from their centre.
+    state = settled(opened, column(1.5, 11.5, -FAR), journal)
     np.testing.assert_array_equal(state.centers, column(1.5, 11.5, 0))
     assert journal.repairs == [RepairRecord(0, 1, (), pytest.approx(10), pytest.approx(7.75))]
     assert_state_belongs(opened, state, TWO_GROUPS)

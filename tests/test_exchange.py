@@ -52,6 +52,16 @@ def test_gain_is_compared_with_a_share_of_the_utility(engine, share, moves):
     assert (exchange(opened, state, Settings(3), share) is not None) == moves
 
 
+def test_a_cluster_does_not_give_its_centre_to_itself(engine):
+    # The first cluster has the largest error, 458, and the least utility, 8.8; the second has 265
+    # and 11.4. The centre between them that is cheapest to lose is the one that is being parted.
+    opened = engine(column(-1, 20, 30, 30, 30, 1000, 1001))
+    state = settled(opened, column(20.4, 20.6, 1000.5))
+    utilities, errors = state.assignment.utilities, state.assignment.sq_errors
+    assert utilities.argmin() == errors.argmax() == 0
+    np.testing.assert_allclose(exchange(opened, state, Settings(3), 0.5), column(20, -1, 1000.5))
+
+
 def test_weights_count(engine):
     # As before, but the pair weighs ten times as much; then the rows at 0 and 2 do.
     X, centers = column(0, 2, 98.9, 101.1), column(0, 2, 100)

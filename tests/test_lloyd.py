@@ -196,19 +196,56 @@ def test_momentum_gains_on_plain_steps(engine):
     assert totals[True] < 0.995 * totals[False]
 
 
-def test_momentum_that_empties_a_cluster_is_taken_back(engine, monkeypatch):
+def test_momentum_grows_and_starts_anew():
+    momentum, means = _Momentum(np.float64), column(1, 5)
+    np.testing.assert_array_equal(momentum.beyond(means), means)  # nowhere to go beyond yet
+    # Nesterov's sequence is 1, 1.618, 2.194, 2.750; shares (t_k - 1) / t_(k + 1) of the last move.
+    for number, share in ((1, 0.2817), (2, 0.4340)):
+        target = momentum.beyond(means + number)
+        np.testing.assert_allclose(target, means + number + share, atol=1e-4)
+    momentum.reset()
+    np.testing.assert_array_equal(momentum.beyond(means), means)
+
+
+def test_rejected_steps_are_taken_back(engine, monkeypatch):
     # Every step with momentum overshoots so far that all but one cluster are empty.
     monkeypatch.setattr(_Momentum, "beyond", lambda momentum, means: means * 1e3)
+    resets = []
+    monkeypatch.setattr(_Momentum, "reset", lambda momentum: resets.append(1))
     X = np.random.default_rng(0).standard_normal((200, 2)) + 5
-    opened, diary, journal = engine(X), Diary(), Journal()
+    opened, diary, journal = engine(X), Diary(stop_at=5), Journal()
     first, last, *_ = iterated(opened, X[:4], diary, journal, tol=0.0)
     assert journal.repairs == []  # a trial is not repaired
     # Every other iteration is a plain one, and only those get anywhere.
-    np.testing.assert_array_equal(diary.centers[0], first.centers)
-    plain = [centers for centers, _, _ in islice(reference.lloyd(X, X[:4]), 4)]
-    np.testing.assert_allclose(diary.centers[1], plain[1])
-    np.testing.assert_allclose(diary.centers[3], plain[2])
-    assert_state_belongs(opened, last, X)
+    plain = [centers for centers, _, _ in islice(reference.lloyd(X, X[:4]), 3)]
+    np.testing.assert_array_equal(first.centers, plain[0])
+    for centers, expected in zip(diary.centers, np.repeat(plain, 2, axis=0)[1:], strict=True):
+        np.testing.assert_allclose(centers, expected)
+    assert len(resets) == 3
+    assert_state_belongs(opened, last, X)  # though the last iteration was a rejected one
+
+
+def test_a_step_that_empties_a_cluster_is_rejected_even_if_the_inertia_fell(engine, monkeypatch):
+    def lose_the_first(momentum, means):
+        return np.concatenate([column(1e6), means[1:]])
+
+    monkeypatch.setattr(_Momentum, "beyond", lose_the_first)
+    # The means are 0, 22 / 3 and 40. Without the first the inertia falls from 197 to 114.
+    opened, diary, journal = engine(column(0, 1, 10, 11, 40)), Diary(stop_at=1), Journal()
+    first, last, *_ = iterated(opened, column(-5, 5.4, 30), diary, journal, tol=0.0)
+    assert first.inertia == pytest.approx(25 + 4.4**2 + 4.6**2 + 5.6**2 + 100)
+    np.testing.assert_array_equal(last.centers, first.centers)
+    assert journal.repairs == []
+
+
+def test_labels_repeat_only_if_they_are_the_states(engine, monkeypatch):
+    # The rejected step gives the labels {0, 1}, {10, 11}, and so does the plain one after it. That
+    # is not the end: the labels of the state before were {0}, {1, 10, 11}.
+    monkeypatch.setattr(_Momentum, "beyond", lambda momentum, means: means + column(-100, 100))
+    opened = engine(column(0, 1, 10, 11))
+    _, last, _, converged = iterated(opened, column(0, 1), tol=0.0)
+    assert converged
+    np.testing.assert_allclose(last.centers, column(0.5, 10.5))
 
 
 # ------------------------------------------------------------------ what must always hold

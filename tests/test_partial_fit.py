@@ -220,16 +220,14 @@ def test_attributes_are_those_of_the_batch():
     assert estimator.transform(X).shape == (90, 3)
 
 
-def test_shape_stays_what_it_was():
-    # n_clusters of a stream is settled; whatever set_params says, the parts fit together.
+def test_number_of_clusters_is_settled():
     X = blobs(60, 2, 3, seed=0)
-    estimator = PGKMeans(3).partial_fit(X).set_params(n_clusters=5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.partial_fit(X)
-    n_centers = len(estimator.cluster_centers_)
-    assert estimator.transform(X).shape == (60, n_centers)
-    assert len(estimator.get_feature_names_out()) == n_centers
+    for estimator in (PGKMeans(3).partial_fit(X), PGKMeans(3).fit(X)):
+        before = estimator.cluster_centers_.copy()
+        with pytest.raises(ValueError, match=r"Got n_clusters=5, but expected 3"):
+            estimator.set_params(n_clusters=5).partial_fit(X)
+        np.testing.assert_array_equal(estimator.cluster_centers_, before)
+        estimator.set_params(n_clusters=3).partial_fit(X)
 
 
 # ------------------------------------------------------------------ quality

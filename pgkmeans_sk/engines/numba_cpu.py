@@ -256,20 +256,23 @@ class NumbaEngine:
         return self._rows(np.fromiter(seen.values(), dtype=np.int64))
 
     def closest_rows(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
-        errors = self._own_sq_errors(centers)
-        by_cluster = np.lexsort((errors, self._labels))
-        clusters, first = np.unique(self._labels[by_cluster], return_index=True)
-        closest = np.array(centers, dtype=self.dtype)
-        closest[clusters] = self._rows(by_cluster[first])
-        return closest
+        errors, labels = self._own_sq_errors(centers), self._labels
+        candidates = np.arange(self.n_rows)
+        if self._sample_weight is not None:
+            candidates = np.flatnonzero(self._sample_weight > 0)
+        by_cluster = candidates[np.lexsort((errors[candidates], labels[candidates]))]
+        _, first = np.unique(labels[by_cluster], return_index=True)
+        return self._rows(by_cluster[first])
 
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
-        if self._sample_weight is None:
-            return self._rows(rng.choice(self.n_rows, n_rows, replace=False))
-        candidates = np.flatnonzero(self._sample_weight > 0)
+        weights, candidates = self._weights, np.arange(self.n_rows)
+        if self._sample_weight is not None:
+            candidates = np.flatnonzero(self._sample_weight > 0)
+            weights = self._sample_weight[candidates]
+        # Equal weights draw the same rows as none.
+        shares = None if weights.min() == weights.max() else weights / weights.sum()
         n_drawn = min(n_rows, len(candidates))
-        probabilities = self._sample_weight[candidates] / self._sample_weight[candidates].sum()
-        drawn = rng.choice(candidates, n_drawn, replace=False, p=probabilities)
+        drawn = rng.choice(candidates, n_drawn, replace=False, p=shares)
         return self._rows(np.resize(drawn, n_rows))  # too few rows: repeated, repaired later
 
     def draw_kmeans_plusplus(

@@ -74,7 +74,7 @@ class Engine(Protocol):
         """Up to ``n_rows`` distinct rows with the largest positive distance to their own centre."""
 
     def closest_rows(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
-        """For each cluster its row nearest to the centre (K, d); the centre if it has none."""
+        """The row nearest to the centre, for each cluster that owns rows of positive weight."""
 
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
         """Rows drawn without replacement, by weight."""

@@ -14,26 +14,37 @@ from pgkmeans_sk.kernels.compile import kernel
 from pgkmeans_sk.kernels.points import copy_row
 
 EPS = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).tiny)
+LARGEST = float(np.finfo(np.float64).max) / 8
+"""If |x|^2 and |c|^2 are below it, no value here overflows."""
 
 
 class SparseCenters(NamedTuple):
     """Centres as the kernel reads them."""
 
-    columns: np.ndarray  # (d, K) float64, the centres transposed
+    rows: np.ndarray  # (K, d) float64
+    columns: np.ndarray  # (d, K) float64, the same transposed
     norms: np.ndarray  # (K,) float64
+    are_small: bool  # whether no norm is so large that sums may overflow
 
 
 def transpose_centers(centers: np.ndarray) -> SparseCenters:
-    columns = np.ascontiguousarray(centers.T, dtype=np.float64)
-    return SparseCenters(columns, np.einsum("tj,tj->j", columns, columns))
+    rows = np.ascontiguousarray(centers, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        norms = np.einsum("jt,jt->j", rows, rows)
+    return SparseCenters(rows, np.ascontiguousarray(rows.T), norms, bool(norms.max() < LARGEST))
 
 
 @kernel
-def squared_distance_to_column(row, columns, j):
+def squared_distance(
+    row,  # IN (d,) float64
+    rows,  # IN (K, d) float64, the centres
+    j,  # IN which centre
+):
     """The definition of the distance: features in order."""
     total = 0.0
     for t in range(row.size):
-        difference = row[t] - columns[t, j]
+        difference = row[t] - rows[j, t]
         total += difference * difference
     return total
 
@@ -57,10 +68,10 @@ def assign_sparse(
 
     Returns how many labels changed, and how many points needed the exact look.
     """
-    columns, norms = centers
-    n_centers = norms.size
+    rows, columns, norms, are_small = centers
+    n_centers, n_features = rows.shape
     score = np.empty(n_centers, np.float64)
-    row = np.empty(columns.shape[0], np.float64)
+    row = np.empty(n_features, np.float64)
     n_changed = 0
     n_exact = 0
     for i in range(start, stop):
@@ -83,19 +94,22 @@ def assign_sparse(
             elif score[j] < second:
                 second = score[j]
         # |c|^2 has a rounding error of d units, the products and the exact distance likewise.
-        kappa = (4.0 * columns.shape[0] + 2.0 * (high - low) + 16.0) * EPS
+        kappa = (4.0 * n_features + 2.0 * (high - low) + 16.0) * EPS
         best = score[label]
-        if not second - best > 2.0 * kappa * (norm + norms[label]):
+        margin = 2.0 * kappa * (norm + norms[label]) + (n_features + 8) * TINY
+        no_overflow = are_small and norm < LARGEST
+        if not (no_overflow and second - best > margin):
             copy_row(points, i, row)
             n_exact += 1
             nearest = -1
             smallest = np.inf
             for j in range(n_centers):
-                if not score[j] - best > 2.0 * kappa * (norm + norms[label] + norms[j]):
-                    sq_dist = squared_distance_to_column(row, columns, j)
-                    if sq_dist < smallest or nearest < 0:
-                        nearest = j
-                        smallest = sq_dist
+                if no_overflow and score[j] - best > margin + 2.0 * kappa * norms[j]:
+                    continue
+                sq_dist = squared_distance(row, rows, j)
+                if sq_dist < smallest or nearest < 0:
+                    nearest = j
+                    smallest = sq_dist
             label = nearest
         if labels[i] != label:
             labels[i] = label
@@ -103,7 +117,14 @@ def assign_sparse(
         weight = weights[i * weight_step] if collect else 0.0
         if weight > 0.0:
             sizes[label] += weight
-            sq_errors[label] += weight * max(score[label] + norm, 0.0)
+            if n_features <= 4 * n_centers * (high - low):
+                # No more work than the scores were; their difference would leave rounding errors
+                # where a row lies on its centre.
+                copy_row(points, i, row)
+                sq_error = squared_distance(row, rows, label)
+            else:
+                sq_error = max(score[label] + norm, 0.0)
+            sq_errors[label] += weight * sq_error
             utilities[label] += weight * (second - best)
             for k in range(low, high):
                 sums[label, points.indices[k]] += weight * points.data[k]

@@ -72,4 +72,5 @@ def _solution(
         converged,
         tuple(journal.repairs),
         len(used),
+        state.assignment.sizes,
     )

@@ -49,6 +49,8 @@ def rebalance(
     shares = iter(SHARES_OF_UTILITY)
     share = next(shares)
     for _ in range(max_rounds):
+        if state.inertia == 0.0:
+            break
         gain = 0.0
         centers = exchange(engine, state, settings, share)
         if centers is not None:

@@ -64,7 +64,7 @@ def lloyd(
         if fell and (plain or not len(proposal.assignment.empty)):
             state, labels_belong = proposal, True
             plain_next = plain_next or n_changed == 0
-            converged = converged or (plain and n_changed == 0)
+            converged = converged or (plain and n_changed == 0 and _rests(state, settings))
         else:
             labels_belong = False
             momentum.reset()
@@ -78,6 +78,16 @@ def lloyd(
     if not labels_belong:
         state = State(state.centers, engine.assign(state.centers))
     return state, n_iter, converged
+
+
+def _rests(state: State, settings: Settings) -> bool:
+    """Whether the centres are the means, up to rounding.
+
+    They are if labels repeat; but a mean that was taken from afar may need a second look.
+    """
+    means = settings.place(state.assignment.centroids, state.centers, np.float64)
+    rounding = 8.0 * float(np.finfo(state.centers.dtype).eps) * np.abs(means).max()
+    return bool(np.abs(means - state.centers).max() <= rounding)
 
 
 @dataclass

@@ -26,7 +26,7 @@ class Stream:
 
     centers: NDArray[np.floating]  # (K, d)
     counts: FloatArray  # (K,) weight that each centre has won
-    witnesses: NDArray[np.floating]  # (K, d)
+    witnesses: NDArray[np.floating]  # (m, d) a row of each cluster that owns one
 
 
 def begin_stream(
@@ -66,6 +66,7 @@ def add_batch(
         True,
         tuple(journal.repairs),
         int(np.count_nonzero(state.assignment.sizes)),
+        counts,
     )
     witnesses = with_witnesses.closest_rows(state.centers)
     return Stream(state.centers, counts, witnesses), solution
