@@ -27,7 +27,7 @@ SAMPLE_ROWS = 2**17
 SAMPLE_ROWS_PER_CLUSTER = 32
 SAMPLE_ROUNDS = 25
 SAMPLE_STEPS = 25
-FULL_ROUNDS = 3
+FULL_ROUNDS = 2
 
 DEFAULT_RULE = PartitionRule(cut="principal", share="error")
 
