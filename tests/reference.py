@@ -260,6 +260,9 @@ def problems(dtype: Any) -> list[Problem]:
     mostly_zero = normal((200, 30)) * (rng.random((200, 30)) < 0.1)
     mostly_zero[::9] = 0.0
     add("mostly zero", mostly_zero, mostly_zero[rng.choice(200, 12, replace=False)])
+    # So wide that sparse kernels do without the zeros altogether; some rows have nothing else.
+    wide = normal((60, 700)) * (rng.random((60, 700)) < 0.004)
+    add("wide and mostly zero", wide, wide[[3, 9, 27]] + 0.01 * (wide[[4, 5, 6]] != 0))
     return found
 
 
