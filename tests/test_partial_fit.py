@@ -72,7 +72,7 @@ def streams(draw):
     return parameters, X, weights, ends, draw(st.sampled_from([False, False, True]))
 
 
-@settings(max_examples=250)
+@settings(max_examples=400)
 @given(problem=streams())
 def test_no_cluster_is_without_a_row_seen(problem):
     # scikit-learn#23141: MiniBatchKMeans returns fewer clusters than asked for.
