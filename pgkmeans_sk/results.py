@@ -119,7 +119,8 @@ class RepairRecord:
         The clusters that were partitioned; empty if the pass placed the centres on the rows with
         the largest error instead.
     inertia_before, inertia_after : float
-        Inertia with the empty clusters, and after this pass.
+        Inertia with the empty clusters, and after this pass, of the rows at work: a sample of them
+        during the start "partition" on many rows.
     """
 
     iteration: int

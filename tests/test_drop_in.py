@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.cluster import KMeans, k_means
-from sklearn.datasets import load_digits, load_iris
+from sklearn.datasets import load_digits, load_iris, make_blobs
 from sklearn.metrics import adjusted_rand_score, euclidean_distances
 
 from pgkmeans_sk import PGKMeans, pg_kmeans
@@ -262,7 +262,15 @@ QUALITY_CASES = {
     "digits, 30 clusters": (DIGITS, 30),
     "iris": (IRIS, 3),
     "iris, 10 clusters": (IRIS, 10),
-    **{f"blobs {seed}": (blobs(1000, 4, 10, seed), 10) for seed in range(4)},
+    **{f"10 blobs {seed}": (blobs(1000, 4, 10, seed), 10) for seed in range(4)},
+    # Well apart: two centres in one blob and one for two others is the mistake to be mended.
+    **{
+        f"30 blobs {seed}": (
+            make_blobs(1500, 2, centers=30, cluster_std=0.5, random_state=seed)[0],
+            30,
+        )
+        for seed in (0, 1, 8, 15)
+    },
 }
 
 

@@ -1,8 +1,9 @@
 """Cutting sets of rows in two: the step of the partition tree and of cautious partitioning.
 
 A set (a *node*) is a range ``order[low:high]`` of row numbers. Cutting it permutes the range so
-that the left child is ``order[low:middle]``. Rows at equal distance stay together, so the children
-do not depend on the order of the rows, and a row of weight 2 is cut like the row twice.
+that the left child is ``order[low:middle]``. Rows with equal keys stay together, so the children do
+not depend on the order of the rows (unless several members are equally far from the mean, or there
+are more than the power iteration looks at), and a row of weight 2 is cut like the row twice.
 
 Which rows go left is told by one number a row, its *key*:
 

@@ -54,11 +54,13 @@ def rebalance(
         gain = 0.0
         centers = exchange(engine, state, settings, share)
         if centers is not None:
-            moved = settle(engine, centers, settings, journal)
+            trial = Journal(journal.iteration)
+            moved = settle(engine, centers, settings, trial)
             moved, _, _ = lloyd(engine, moved, few_steps, Journal())
             gain = 1.0 - moved.inertia / state.inertia
             if gain > 0.0:
                 state = moved
+                journal.repairs += trial.repairs
             else:
                 engine.assign(state.centers)  # the engine's labels are those of the state again
         if gain < SMALLEST_GAIN:

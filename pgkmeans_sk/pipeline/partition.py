@@ -30,7 +30,8 @@ class PartitionRule:
 def partition(engine: Engine, n_leaves: int, rule: PartitionRule) -> FloatArray:
     """Means (n_leaves, d) of the leaves of a partition tree over all rows.
 
-    All nodes of a level are cut together, so the tree costs O(n d log n_leaves). Where a node runs
+    All nodes of a level are cut together, in O(n d); there are log2(n_leaves) levels if leaves are
+    shared by population, and about as many on ordinary data if by error. Where a node runs
     out of distinct rows, its surplus leaves are copies of its mean: they will be found empty and
     are filled by cautious partitioning.
     """
