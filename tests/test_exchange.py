@@ -101,7 +101,7 @@ def test_many_misplaced_centres_find_their_blobs(engine):
 def test_moves_that_do_not_pay_are_taken_back(engine, monkeypatch):
     shares = []
 
-    def senseless(opened, state, settings, share):
+    def senseless(opened, state, settings, share, most_moves):
         shares.append(share)
         return state.centers + 0.1
 

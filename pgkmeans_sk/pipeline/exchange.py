@@ -47,13 +47,14 @@ def rebalance(
     if len(state.assignment.empty) or settings.n_clusters < 3:
         return state
     shares = iter(SHARES_OF_UTILITY)
-    share = next(shares)
+    share, limit = next(shares), settings.n_clusters
     for _ in range(max_rounds):
         if state.inertia == 0.0:
             break
-        gain = 0.0
-        centers = exchange(engine, state, settings, share)
+        gain, n_moves = 0.0, 0
+        centers = exchange(engine, state, settings, share, limit)
         if centers is not None:
+            n_moves = int((centers != state.centers).any(axis=1).sum()) // 2
             trial = Journal(journal.iteration)
             moved = settle(engine, centers, settings, trial)
             moved, _, _ = lloyd(engine, moved, few_steps, Journal())
@@ -64,17 +65,23 @@ def rebalance(
             else:
                 engine.assign(state.centers)  # the engine's labels are those of the state again
         if gain < SMALLEST_GAIN:
-            following = next(shares, None)
-            if following is None:
+            # Less boldly, then fewer at a time: the best moves may pay where all together do not.
+            before, share = share, next(shares, share)
+            if share == before:
+                limit = min(limit, n_moves) // 2
+            if limit == 0:
                 break
-            share = following
     return state
 
 
 def exchange(
-    engine: Engine, state: State, settings: Settings, share_of_utility: float
+    engine: Engine,
+    state: State,
+    settings: Settings,
+    share_of_utility: float,
+    most_moves: int | None = None,
 ) -> NDArray[np.floating] | None:
-    """Centres after one round of moves; None if no move promises to pay."""
+    """Centres after one round of at most so many moves; None if none promises to pay."""
     utilities = state.assignment.utilities
     n_donors = max(1, int(DONOR_SHARE * settings.n_clusters))
     donors = np.argsort(-state.assignment.sq_errors, kind="stable")[:n_donors]
@@ -86,7 +93,7 @@ def exchange(
     by_utility = np.argsort(utilities, kind="stable")
     givers = by_utility[~np.isin(by_utility, donors)][:n_donors]
     pays = gains[by_gain[: len(givers)]] > share_of_utility * utilities[givers]
-    n_moves = int(np.count_nonzero(pays))
+    n_moves = int(np.count_nonzero(pays[:most_moves]))
     if n_moves == 0:
         return None
     chosen = by_gain[:n_moves]
