@@ -18,6 +18,7 @@ def to_cell(
     row,  # INOUT (d,) float64, becomes the numbers of the row's cell
     inverse_side,  # IN float64, 1 / side of a cell; 0 leaves the row's values, as they are
 ):
+    """The cell that a row falls in; rows of one cell become equal."""
     for t in range(row.size):
         if inverse_side > 0.0:
             row[t] = np.floor(row[t] * inverse_side)

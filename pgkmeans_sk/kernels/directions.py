@@ -36,6 +36,7 @@ def fill_lengths(
     points,  # IN Points
     lengths,  # OUT (n,) float64; 1 for a row of zeros
 ):
+    """Euclidean length of each row, without overflow or underflow of squares."""
     row = np.empty(points.n_features, np.float64)
     for i in range(lengths.size):
         copy_row(points, i, row)

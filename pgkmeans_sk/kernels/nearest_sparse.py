@@ -29,6 +29,7 @@ class SparseCenters(NamedTuple):
 
 
 def transpose_centers(centers: np.ndarray) -> SparseCenters:
+    """Bring ``centers`` (K, d) into the form that ``assign_sparse`` reads."""
     rows = np.ascontiguousarray(centers, dtype=np.float64)
     with np.errstate(over="ignore"):
         norms = np.einsum("jt,jt->j", rows, rows)

@@ -41,7 +41,7 @@ def dense_points(X: np.ndarray) -> DensePoints:
     n_rows, n_features = X.shape
     odd_steps = any(stride % X.itemsize for stride in X.strides) or min(X.strides) < 0
     if odd_steps or not X.flags.aligned:
-        X = np.ascontiguousarray(X).copy()  # fields of records, reversed rows: rare, copied
+        X = np.array(X, order="C")  # fields of records, reversed rows: rare, copied
     row_step, column_step = (stride // X.itemsize for stride in X.strides)
     span = 1 + (n_rows - 1) * row_step + (n_features - 1) * column_step
     base = np.lib.stride_tricks.as_strided(X, (span,), (X.itemsize,), writeable=False)
