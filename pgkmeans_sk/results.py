@@ -23,9 +23,6 @@ class Assignment:
         Weight of each cluster.
     sq_errors : ndarray of shape (n_clusters,), float64
         Weighted sum of squared distances from the cluster's rows to its centre.
-    utilities : ndarray of shape (n_clusters,), float64
-        How much the inertia would grow at most, were this centre taken away: the weighted sum of
-        squared distance to the second nearest centre minus that to the nearest.
     n_changed : int
         Rows whose label differs from that of the pass before.
     """
@@ -33,7 +30,6 @@ class Assignment:
     centroids: FloatArray
     sizes: FloatArray
     sq_errors: FloatArray
-    utilities: FloatArray
     n_changed: int
 
     @property

@@ -50,40 +50,78 @@ def assignment(X: Any, centers: Any, sample_weight: Any = None) -> Assignment:
     n_clusters = len(centers)
     w = ones_if_none(sample_weight, X.shape[0])
     X, distances, nearest = as_float64(X), sq_distances(X, centers), labels(X, centers)
-    two_least = np.sort(np.column_stack([distances, np.full(len(X), np.inf)]), axis=1)[:, :2]
     centroids = np.full((n_clusters, X.shape[1]), np.nan)
-    sizes, sq_errors, utilities = np.zeros((3, n_clusters))
+    sizes, sq_errors = np.zeros((2, n_clusters))
     for j in range(n_clusters):
         own = (nearest == j) & (w > 0)
         sizes[j] = w[own].sum()
         sq_errors[j] = w[own] @ distances[own, j]
-        utilities[j] = w[own] @ (two_least[own, 1] - two_least[own, 0])
         if own.any():
             centroids[j] = weighted_moments(X[own], w[own])[0]
-    return Assignment(centroids, sizes, sq_errors, utilities, len(X))
+    return Assignment(centroids, sizes, sq_errors, len(X))
 
 
-def sweep(tile, panels, starts, n_panels, n_features, panel_width=4, sum_block=32):
-    """Best, second best and index of the best, as kernels/simd.py finds them.
+def utilities(X: Any, centers: Any, sample_weight: Any = None) -> NDArray[np.float64]:
+    """What the rows of each centre would lose by going to their second nearest one."""
+    w, distances, nearest = (
+        ones_if_none(sample_weight, X.shape[0]),
+        np.column_stack([sq_distances(X, centers), np.full(X.shape[0], np.inf)]),
+        labels(X, centers),
+    )
+    two_least = np.sort(distances, axis=1)[:, :2]
+    losses = np.where(w > 0, w, 0.0) * (two_least[:, 1] - two_least[:, 0])
+    return np.array([losses[(nearest == j) & (w > 0)].sum() for j in range(len(centers))])
 
-    Arrays and their layouts are those of the kernel; sums are in their dtype, block by block.
-    """
-    n_points = tile.size // n_features
-    points = tile.reshape(n_features, n_points)
-    best, second = np.full((2, n_points), np.inf, dtype=tile.dtype)
-    index = np.zeros(n_points, dtype=np.int32)
-    for centre in range(n_panels * panel_width):
-        panel = panels.reshape(n_panels, n_features, panel_width)[centre // panel_width]
-        total = np.full(n_points, starts[centre], dtype=tile.dtype)
-        for first in range(0, n_features, sum_block):
-            block = total if first == 0 else np.zeros_like(total)
-            for t in range(first, min(first + sum_block, n_features)):
-                block = block + panel[t, centre % panel_width] * points[t]
-            total = block if first == 0 else total + block
-        second = np.minimum(second, np.maximum(best, total))
-        index = np.where(total < best, np.int32(centre), index)
-        best = np.minimum(best, total)
-    return best, second, index
+
+def tagged(values: Any, tags: Any, n_bits: int) -> NDArray[np.floating]:
+    """Values whose lowest bits are replaced by numbers (Note [Tags] of kernels/sweep.py)."""
+    values = np.ascontiguousarray(values)
+    whole = values.view(np.int32 if values.dtype == np.float32 else np.int64)
+    return ((whole & -(1 << n_bits)) | np.asarray(tags, dtype=whole.dtype)).view(values.dtype)
+
+
+def blocked_sums(starts: Any, panels: Any, points: Any, sum_block: int = 32) -> Any:
+    """``starts[j] + panels[j] . x`` (n, K) in the dtype of the points, block by block."""
+    total = np.tile(starts, (len(points), 1))
+    for first in range(0, points.shape[1], sum_block):
+        block = total if first == 0 else np.zeros_like(total)
+        for t in range(first, min(first + sum_block, points.shape[1])):
+            block = block + points[:, t, np.newaxis] * panels[:, t]
+        total = block if first == 0 else total + block
+    return total
+
+
+def sweep(starts: Any, panels: Any, points: Any) -> tuple[Any, Any, Any]:
+    """Best, second best and index of the best, as kernels/sweep.py finds them."""
+    values = tagged(blocked_sums(starts, panels, points), np.arange(len(panels)) % 4, 2)
+    order = np.argsort(values, axis=1, kind="stable")
+    largest = np.full((len(points), 1), np.finfo(values.dtype).max, dtype=values.dtype)
+    best, second = np.hstack([np.take_along_axis(values, order, axis=1), largest])[:, :2].T
+    return best, second, order[:, 0]
+
+
+def least_of_panel(starts: Any, panels: Any, points: Any, own: Any) -> tuple[Any, Any]:
+    """Least value of 16 centres and its place, the row's own centre left out."""
+    values = tagged(blocked_sums(starts, panels, points), np.arange(16), 4)
+    for row, place in enumerate(own):
+        if 0 <= place < 16:
+            values[row, place] = np.finfo(values.dtype).max
+    return values.min(axis=1), values.argmin(axis=1)
+
+
+def error_of_row(x: Any, center: Any) -> float:
+    """``|x - c|^2`` with four sums side by side, as kernels/errors.py adds them up."""
+    sums = np.zeros(4)
+    whole = len(x) - len(x) % 4
+    for t in range(len(x)):
+        sums[t % 4 if t < whole else 0] += (np.float64(x[t]) - center[t]) ** 2
+    return float((sums[0] + sums[1]) + (sums[2] + sums[3]))
+
+
+def lower_and_compare(lower: Any, moves: Any, limit: int) -> tuple[NDArray[np.uint16], list[int]]:
+    """Bounds less the moves, not below 0, and the numbers of those that are at most ``limit``."""
+    lowered = np.maximum(lower.astype(np.int64) - moves, 0)
+    return lowered.astype(np.uint16), np.flatnonzero(lowered <= limit).tolist()
 
 
 # ------------------------------------------------------------------ sets of rows

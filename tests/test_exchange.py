@@ -28,13 +28,15 @@ def settled(opened, centers):
 @forms
 def test_a_centre_moves_to_where_it_is_missed(engine, form):
     # The first pair has two centres, which would cost 4 each; the other two share one, and to
-    # part them gains 10000. Of equal utilities the first is moved.
+    # part them gains 10000. Which of the two equals is moved is a matter of rounding.
     opened = engine(form(THREE_PAIRS))
     state = settled(opened, column(-1, 1, 150))
     centers = exchange(opened, state, Settings(3), 0.5)
     # The direction of the cut points to 99, the first of those farthest from 150: the left part,
     # which keeps the number of the cluster, is {199, 201}.
-    np.testing.assert_allclose(centers, column(100, 1, 200))
+    moved = 0 if centers[0, 0] > 50 else 1
+    np.testing.assert_allclose(centers[[moved, 2], 0], [100, 200])
+    np.testing.assert_allclose(centers[1 - moved, 0], [1, -1][moved == 1])
 
 
 def test_no_centre_moves_from_where_it_is_needed(engine):
@@ -57,7 +59,7 @@ def test_a_cluster_does_not_give_its_centre_to_itself(engine):
     # and 11.4. The centre between them that is cheapest to lose is the one that is being parted.
     opened = engine(column(-1, 20, 30, 30, 30, 1000, 1001))
     state = settled(opened, column(20.4, 20.6, 1000.5))
-    utilities, errors = state.assignment.utilities, state.assignment.sq_errors
+    utilities, errors = opened.utilities(state.centers), state.assignment.sq_errors
     assert utilities.argmin() == errors.argmax() == 0
     np.testing.assert_allclose(exchange(opened, state, Settings(3), 0.5), column(20, -1, 1000.5))
 

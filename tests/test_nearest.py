@@ -11,7 +11,7 @@ from pgkmeans_sk.engines import numba_cpu
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import dense_points
-from pgkmeans_sk.kernels.simd import SUM_BLOCK
+from pgkmeans_sk.kernels.vectors import SUM_BLOCK
 from tests import reference
 from tests.reference import EPS, LAYOUTS, Problem
 
@@ -90,10 +90,34 @@ def assert_statistics(found, problem: Problem, sample_weight, is_sparse: bool):
     np.testing.assert_allclose(found.sq_errors, expected.sq_errors, rtol=rtol, atol=of_norms)
     np.testing.assert_allclose(found.inertia, expected.sq_errors.sum(), rtol=rtol, atol=of_norms)
 
-    # Utilities are for guidance, in the precision of the search.
-    eps = EPS if is_sparse else np.finfo(problem.X.dtype).eps
-    of_search = 4 * (min(n_features, SUM_BLOCK) + n_features / SUM_BLOCK + 9) * eps * weight * norms
-    np.testing.assert_allclose(found.utilities, expected.utilities, rtol=rtol, atol=of_search)
+
+@every_problem
+@dense_and_csr
+@weightings
+def test_utilities_are_what_a_loss_would_cost_at_most(problem, layout, weighting):
+    X = LAYOUTS[layout](problem.X)
+    sample_weight = reference.sample_weights(len(problem.X))[weighting]
+    engine = NumbaEngine(X, sample_weight)
+    engine.assign(problem.centers)
+    labels = engine.labels
+    found = engine.utilities(problem.centers)
+    np.testing.assert_array_equal(engine.labels, labels)
+    if len(problem.centers) == 1:
+        assert found[0] > 1e30  # there is no second nearest
+        return
+    expected = reference.utilities(problem.X, problem.centers, sample_weight)
+    # They are for guidance, in the precision of the search.
+    rows, centers = problem.X.astype(np.float64), problem.centers.astype(np.float64)
+    n_rows, n_features = rows.shape
+    weight = n_rows if sample_weight is None else sample_weight.sum()
+    origin = np.zeros(n_features) if sparse.issparse(X) else np.median(rows, axis=0)
+    norms = ((rows - origin) ** 2).sum(axis=1).max() + ((centers - origin) ** 2).sum(axis=1).max()
+    eps = EPS if sparse.issparse(X) else np.finfo(problem.X.dtype).eps
+    blocks = min(n_features, SUM_BLOCK) + n_features / SUM_BLOCK
+    np.testing.assert_allclose(
+        found, expected, rtol=4 * (n_rows + n_features) * EPS,
+        atol=4 * (blocks + 17) * eps * weight * norms,
+    )  # fmt: skip
 
 
 @pytest.mark.usefixtures("many_chunks")
@@ -262,7 +286,7 @@ def test_rows_on_their_centre_have_no_error(layout):
 def test_second_look_only_where_it_is_needed(X, at_least, at_most):
     packed = pack_centers(np.float32([[0], [1], [2]]), np.zeros(1, dtype=np.float32))
     labels = np.full(len(X), -1, dtype=np.int32)
-    unused = np.empty((1, 1)), np.empty(1), np.empty(1), np.empty(1)
+    unused = np.empty((1, 1)), np.empty(1), np.empty(1), np.empty(0)
     _, n_exact = assign_dense(
         dense_points(X), np.ones(1), 0, 0, len(X), packed, False, labels, *unused
     )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.kernels import consolidate, distances, split
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import assign_sparse, transpose_centers
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
+from pgkmeans_sk.kernels.pruned import GroupBounds, assign_pruned
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
@@ -53,6 +55,11 @@ class NumbaEngine:
         self._n_threads = effective_n_threads()
         self._order: NDArray[Any] = np.empty(0, dtype=np.int32)
         self._keys: FloatArray = np.empty(0)
+        self._typical_distance = np.nan
+
+    @cached_property
+    def _pruning(self) -> Pruning:
+        return Pruning(self.n_rows, self.n_features, self.user_data.nbytes)
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -87,25 +94,69 @@ class NumbaEngine:
         bounds = self._chunk_bounds(work, partial_bytes=8 * centers.size)
         n_chunks = len(bounds) - 1
         sums = np.zeros((n_chunks, n_clusters, self.n_features))
-        statistics = np.zeros((3, n_chunks, n_clusters))
+        statistics = np.zeros((2, n_chunks, n_clusters))
         n_changed = np.zeros(n_chunks, dtype=np.int64)
-        kernel, packed = self._kernel_for(centers)
+        labelled = self._points, self._weights, self._weight_step
+        no_utilities = np.empty(0)
 
-        def assign_chunk(c: int, start: int, stop: int) -> None:
-            n_changed[c], _ = kernel(
-                self._points, self._weights, self._weight_step, start, stop, packed, True,
-                self._labels, sums[c], statistics[0, c], statistics[1, c], statistics[2, c],
-            )  # fmt: skip
+        def look_at_all() -> None:
+            kernel, packed = self._kernel_for(centers)
 
-        self._over_chunks(bounds, assign_chunk)
+            def assign_chunk(c: int, start: int, stop: int) -> None:
+                n_changed[c], _ = kernel(
+                    *labelled, start, stop, packed, True,
+                    self._labels, sums[c], statistics[0, c], statistics[1, c], no_utilities,
+                )  # fmt: skip
+
+            self._over_chunks(bounds, assign_chunk)
+
+        def look_at_doubts(doubts: GroupBounds) -> None:
+            packed = pack_centers(centers, self._origin, self._pruning.order)
+            size = self._pruning.block_size
+
+            def assign_chunk(c: int, start: int, stop: int) -> None:
+                n_changed[c], _, _ = assign_pruned(
+                    *labelled, start, stop, packed, doubts, size,
+                    self._labels, sums[c], statistics[0, c], statistics[1, c],
+                )  # fmt: skip
+
+            self._over_chunks(bounds, assign_chunk)
+
+        if self._is_sparse or not self._pruning.is_for(centers):
+            look_at_all()
+        else:
+            doubts = self._pruning.bounds_for(centers, self._typical_distance)
+            self._pruning.timed(
+                centers,
+                doubts is not None,
+                look_at_all if doubts is None else partial(look_at_doubts, doubts),
+            )
         total = sums[0] if n_chunks == 1 else sums.sum(axis=0)
-        sizes, sq_errors, utilities = statistics.sum(axis=1)
+        sizes, sq_errors = statistics.sum(axis=1)
+        self._typical_distance = float(np.sqrt(sq_errors.sum() / max(sizes.sum(), 1e-300)))
         with np.errstate(invalid="ignore", divide="ignore"):
             total /= sizes[:, np.newaxis]
         if not self._is_sparse:
             total += centers  # dense kernels add up rows relative to their centres
         total[sizes == 0.0] = np.nan
-        return Assignment(total, sizes, sq_errors, utilities, int(n_changed.sum()))
+        return Assignment(total, sizes, sq_errors, int(n_changed.sum()))
+
+    def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
+        n_clusters = len(centers)
+        bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
+        result = np.zeros((len(bounds) - 1, n_clusters))
+        labels = np.empty(self.n_rows, dtype=np.int32)
+        kernel, packed = self._kernel_for(centers)
+
+        def add_chunk(c: int, start: int, stop: int) -> None:
+            unused = np.zeros((n_clusters, self.n_features)), np.zeros(n_clusters)
+            kernel(
+                self._points, self._weights, self._weight_step, start, stop, packed, True,
+                labels, unused[0], unused[1], unused[1], result[c],
+            )  # fmt: skip
+
+        self._over_chunks(bounds, add_chunk)
+        return np.asarray(result.sum(axis=0))
 
     def _kernel_for(self, centers: NDArray[np.floating]) -> tuple[Any, Any]:
         """The assignment kernel for these rows, and the centres in the form that it reads."""

@@ -55,6 +55,13 @@ class Engine(Protocol):
     def assign(self, centers: NDArray[np.floating]) -> Assignment:
         """Label every row with its nearest of ``centers`` (K, d), in the data's dtype."""
 
+    def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
+        """How much the inertia would grow at most without each of ``centers``, (K,).
+
+        That is the weighted sum, over the rows nearest to it, of the squared distance to the second
+        nearest centre minus that to the nearest. Labels are left as they are.
+        """
+
     def root(self) -> Nodes:
         """One node with all rows of positive weight."""
 

@@ -8,19 +8,20 @@ the batch, the chunk, the thread, the vector width or the engine. So ``labels_ =
 
 How it is found
 ---------------
-The vector kernel of ``simd.py`` computes ``|c|^2 - 2 x.c`` in the precision of the data, after both
-were moved near the origin. Its error is bounded (Note [Error bound]); a point whose two best values
-are closer than that is looked at once more with D itself. On real weights that is one in 10^4.
+The vector kernels compute ``|c|^2 - 2 x.c`` in the precision of the data, after both were moved
+near the origin: ``sweep.py`` for all centres, ``panels.py`` for some. Their error is bounded; a
+point whose two best values are closer than that is looked at once more with D itself. On real
+weights that is one in 10^4.
 
 Note [Error bound]
 ~~~~~~~~~~~~~~~~~~
-With x and c rounded after the shift, products added in blocks of B and D = d / B blocks, the error
-of ``|c|^2 - 2 x.c`` is below ``kappa (|x|^2 + |c|^2)`` with ``kappa = (B + D + 8) eps``; float64
-data adds the rounding of D itself. Each accumulator starts at ``(1 - kappa) |c|^2``, so that a far
-centre's large error cannot hide behind the bound of a near one: with value l_j for centre j, the
-first is the nearest for certain if ``l_2 - l_1 > 2 kappa (|x|^2 + |c_1|^2)``. Below the smallest
-normal number relative errors mean nothing, hence a small absolute term. Where the fast values
-might overflow, nothing is certain.
+With x and c rounded after the shift, products added in blocks of B and D = d / B blocks, and up to
+four bits replaced by tags, the error of ``|c|^2 - 2 x.c`` is below ``kappa (|x|^2 + |c|^2)`` with
+``kappa = (B + D + 8 + 32) eps``; float64 data adds the rounding of D itself. Each accumulator
+starts at ``(1 - kappa) |c|^2``, so that a far centre's large error cannot hide behind the bound of
+a near one: with value l_j for centre j, the first is the nearest for certain if
+``l_2 - l_1 > 2 kappa (|x|^2 + |c_1|^2)``. Below the smallest normal number relative errors mean
+nothing, hence a small absolute term. Where the fast values might overflow, nothing is certain.
 """
 
 from __future__ import annotations
@@ -30,38 +31,48 @@ from typing import NamedTuple
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.errors import add_error
+from pgkmeans_sk.kernels.panels import TAG_BITS, panel_values
 from pgkmeans_sk.kernels.points import copy_row
-from pgkmeans_sk.kernels.simd import PANEL_WIDTH, SUM_BLOCK, sweep, tile_points
+from pgkmeans_sk.kernels.sweep import QUAD, padding, sweep, tile_points
+from pgkmeans_sk.kernels.vectors import PANEL_WIDTH, SUM_BLOCK
 
 
 class PackedCenters(NamedTuple):
     """Centres as the kernels read them."""
 
     rows: np.ndarray  # (K, d) float64
-    columns: np.ndarray  # (d, K) float64, the same transposed
     origin: np.ndarray  # (d,) of the data's dtype, subtracted from points and centres
-    panels: np.ndarray  # (n_panels * d * J,) of the data's dtype, shifted centres times -2
-    starts: np.ndarray  # (n_panels * J,) (1 - kappa) |c|^2; +inf in padding
+    panels: np.ndarray  # (n_panels * d * P,) of the data's dtype, shifted centres times -2
+    starts: np.ndarray  # (n_panels * P,) (1 - kappa) |c|^2; the largest number in padding
+    order: np.ndarray  # (n_panels * P,) int32, centre at each position; -1 in padding
     kappa: float
     smallest: float
     largest: float  # squared norm of a point from which on the fast values may overflow
 
 
-def pack_centers(centers: np.ndarray, origin: np.ndarray) -> PackedCenters:
-    """Bring ``centers`` (K, d) into the layout of ``simd.py``, shifted by ``origin`` (d,)."""
+def pack_centers(
+    centers: np.ndarray, origin: np.ndarray, order: np.ndarray | None = None
+) -> PackedCenters:
+    """Bring ``centers`` (K, d) into the layout of ``panels.py``, shifted by ``origin`` (d,).
+
+    ``order`` (K,) says which centre comes first, second, ...; by default they stay as they are.
+    """
     n_centers, n_features = centers.shape
     dtype = origin.dtype
     n_panels = -(-n_centers // PANEL_WIDTH)
     eps = float(np.finfo(dtype).eps)
     block = min(n_features, SUM_BLOCK)
-    kappa = (block + -(-n_features // SUM_BLOCK) + 8) * eps
+    kappa = (block + -(-n_features // SUM_BLOCK) + 8 + 2 * 2**TAG_BITS) * eps
     kappa += 4 * n_features * float(np.finfo(np.float64).eps)
 
     exact = np.ascontiguousarray(centers, dtype=np.float64)
+    places = np.full(n_panels * PANEL_WIDTH, -1, dtype=np.int32)
+    places[:n_centers] = np.arange(n_centers) if order is None else order
     with np.errstate(over="ignore", invalid="ignore"):  # overflow: the exact look decides
-        shifted = (exact - origin).astype(dtype)
+        shifted = (exact[places[:n_centers]] - origin).astype(dtype)
         norms = np.einsum("ij,ij->i", shifted, shifted, dtype=np.float64)
-        starts = np.full(n_panels * PANEL_WIDTH, np.inf, dtype=dtype)
+        starts = np.full(n_panels * PANEL_WIDTH, padding(dtype), dtype=dtype)
         starts[:n_centers] = (1.0 - kappa) * norms
         panels = np.zeros((n_panels * PANEL_WIDTH, n_features), dtype=dtype)
         np.multiply(shifted, -2, out=panels[:n_centers])
@@ -72,10 +83,10 @@ def pack_centers(centers: np.ndarray, origin: np.ndarray) -> PackedCenters:
         kappa = np.inf  # no point is certain
     return PackedCenters(
         exact,
-        np.ascontiguousarray(exact.T),
         origin,
         np.ascontiguousarray(panels).ravel(),
         starts,
+        places,
         kappa,
         float(np.finfo(dtype).tiny) * (n_features + 8),
         largest,
@@ -83,63 +94,95 @@ def pack_centers(centers: np.ndarray, origin: np.ndarray) -> PackedCenters:
 
 
 @kernel
+def squared_distance(
+    row,  # IN (d,) float64
+    rows,  # IN (K, d) float64, the centres
+    j,  # IN which centre
+):
+    """The definition of a distance: squares added up in the order of the features."""
+    total = 0.0
+    for t in range(row.size):
+        difference = row[t] - rows[j, t]
+        total += difference * difference
+    return total
+
+
+@kernel
 def nearest_exact(
     row,  # IN (d,) float64
-    columns,  # IN (d, K) float64
-    sq_dist,  # WORK (K,) float64
+    shifted,  # IN float, the row minus the origin is shifted[at : at + d]
+    at,  # IN int
+    norm,  # IN float64, its squared norm
+    centers,  # IN PackedCenters
+    values,  # WORK (P,) float
 ):
-    """The definition of a label; all K distances side by side, each summed in order of t."""
-    n_features, n_centers = columns.shape
-    for j in range(n_centers):
-        sq_dist[j] = 0.0
-    for t in range(n_features):
-        x = row[t]
-        for j in range(n_centers):
-            difference = x - columns[t, j]
-            sq_dist[j] += difference * difference
-    nearest = 0
-    for j in range(1, n_centers):
-        if sq_dist[j] < sq_dist[nearest]:
-            nearest = j
+    """The definition of a label; centres that are farther for certain are not looked at."""
+    n_features = centers.origin.size
+    n_panels = centers.starts.size // PANEL_WIDTH
+    trusted = norm < centers.largest and centers.kappa < np.inf
+    threshold = np.inf
+    if trusted:
+        for panel in range(n_panels):
+            panel_values(shifted, at, centers.panels, centers.starts, panel, n_features, values)
+            for j in range(PANEL_WIDTH):
+                start = np.float64(centers.starts[panel * PANEL_WIDTH + j])
+                margin = 2.0 * centers.kappa * (norm + start) + centers.smallest
+                threshold = min(threshold, values[j] + margin)
+    nearest = np.int64(-1)
+    smallest = np.inf
+    for panel in range(n_panels):
+        if trusted:
+            panel_values(shifted, at, centers.panels, centers.starts, panel, n_features, values)
+        for j in range(PANEL_WIDTH):
+            label = np.int64(centers.order[panel * PANEL_WIDTH + j])
+            if label < 0 or (trusted and values[j] > threshold):
+                continue
+            sq_dist = squared_distance(row, centers.rows, label)
+            closer = sq_dist < smallest or (sq_dist == smallest and label < nearest)
+            if nearest < 0 or closer:
+                nearest = label
+                smallest = sq_dist
     return nearest
 
 
 @kernel
-def add_error(
+def fill_tile(
+    points,  # IN DensePoints
+    first,  # IN first row of the tile
+    count,  # IN rows
+    origin,  # IN (d,) float
+    width,  # IN L
+    tile,  # OUT (d * L,) float, of points minus origin; only ``count`` lanes are written
+    norms,  # OUT (L,) float, their squared norms
+):
+    """Bring rows into the layout of ``sweep``."""
+    base, column_step = points.base, points.column_step
+    for l in range(count):
+        at = (first + l) * points.row_step
+        if column_step == 1:
+            for t in range(origin.size):
+                tile[np.uintp(t * width + l)] = base[np.uintp(at + t)] - origin[t]
+        else:
+            for t in range(origin.size):
+                tile[np.uintp(t * width + l)] = base[np.uintp(at + t * column_step)] - origin[t]
+    for l in range(width):
+        norms[l] = 0.0
+    for t in range(origin.size):
+        for l in range(width):
+            shifted = tile[np.uintp(t * width + l)]
+            norms[l] += shifted * shifted
+
+
+@kernel
+def copy_values(
     points,  # IN DensePoints
     i,  # IN which row
-    weight,  # IN float64
-    rows,  # IN (K, d) float64, the centres
-    label,  # IN which centre
-    sums,  # INOUT (K, d) float64, of w (x - c)
+    values,  # OUT (d,) float
 ):
-    """Add the row's error vector to its cluster's sum; returns its squared length.
-
-    Four sums side by side, since one alone waits for each addition.
-    """
-    base, step = points.base, points.column_step
+    """A row as it is, its values side by side."""
     at = i * points.row_step
-    n_features = points.n_features
-    whole = n_features - n_features % 4
-    sum0 = sum1 = sum2 = sum3 = 0.0
-    for t in range(0, whole, 4):
-        error0 = np.float64(base[at + t * step]) - rows[label, t]
-        error1 = np.float64(base[at + (t + 1) * step]) - rows[label, t + 1]
-        error2 = np.float64(base[at + (t + 2) * step]) - rows[label, t + 2]
-        error3 = np.float64(base[at + (t + 3) * step]) - rows[label, t + 3]
-        sum0 += error0 * error0
-        sum1 += error1 * error1
-        sum2 += error2 * error2
-        sum3 += error3 * error3
-        sums[label, t] += weight * error0
-        sums[label, t + 1] += weight * error1
-        sums[label, t + 2] += weight * error2
-        sums[label, t + 3] += weight * error3
-    for t in range(whole, n_features):
-        error0 = np.float64(base[at + t * step]) - rows[label, t]
-        sum0 += error0 * error0
-        sums[label, t] += weight * error0
-    return (sum0 + sum1) + (sum2 + sum3)
+    for t in range(values.size):
+        values[t] = points.base[np.uintp(at + t * points.column_step)]
 
 
 @kernel
@@ -155,52 +198,56 @@ def assign_dense(
     sums,  # INOUT (K, d) float64, of w (x - c)
     sizes,  # INOUT (K,) float64, of w
     sq_errors,  # INOUT (K,) float64, of w |x - c|^2
-    utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2)
+    utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
 ):
     """Label rows ``start:stop`` and, if asked, add them to their clusters' sums.
 
     Returns how many labels changed, and how many points needed the exact look.
     """
-    rows, columns, origin, panels, starts, kappa, smallest, largest = centers
+    rows, origin, panels, starts, order, kappa, smallest, largest = centers
     n_centers, n_features = rows.shape
-    base, row_step, column_step = points.base, points.row_step, points.column_step
-    n_panels = starts.size // PANEL_WIDTH
+    n_quads = (n_centers + QUAD - 1) // QUAD
     width = tile_points(panels)
     tile = np.zeros(n_features * width, panels.dtype)
+    norms = np.empty(width, panels.dtype)
     best = np.empty(width, panels.dtype)
     second = np.empty(width, panels.dtype)
     index = np.empty(width, np.int32)
+    values = np.empty(PANEL_WIDTH, panels.dtype)
+    side_by_side = np.empty(n_features, panels.dtype)
     row = np.empty(n_features, np.float64)
-    sq_dist = np.empty(n_centers, np.float64)
     n_changed = 0
     n_exact = 0
 
     for first in range(start, stop, width):
         count = min(width, stop - first)
-        for l in range(count):
-            at = (first + l) * row_step
-            for t in range(n_features):
-                tile[t * width + l] = base[at + t * column_step] - origin[t]
-        sweep(tile, panels, starts, n_panels, n_features, best, second, index)
+        fill_tile(points, first, count, origin, width, tile, norms)
+        sweep(tile, panels, starts, n_quads, n_features, best, second, index)
         for l in range(count):
             i = first + l
-            label = index[l]
-            norm = 0.0
-            for t in range(n_features):
-                shifted = tile[t * width + l]
-                norm += shifted * shifted
-            margin = 2.0 * kappa * (norm + starts[label]) + smallest
+            label = np.int64(order[np.uintp(index[l])])
+            norm = np.float64(norms[l])
+            margin = 2.0 * kappa * (norm + starts[np.uintp(index[l])]) + smallest
             certain = second[l] - best[l] > margin and norm < largest
             if not certain:
                 copy_row(points, i, row)
-                label = nearest_exact(row, columns, sq_dist)
+                for t in range(n_features):
+                    side_by_side[t] = tile[t * width + l]
+                label = nearest_exact(row, side_by_side, 0, norm, centers, values)
                 n_exact += 1
             if labels[i] != label:
                 labels[i] = label
                 n_changed += 1
             weight = weights[i * weight_step] if collect else 0.0
             if weight > 0.0:
+                if points.column_step == 1:
+                    at = i * points.row_step
+                    error = add_error(points.base, at, rows, label, n_features, weight, sums)
+                else:
+                    copy_values(points, i, side_by_side)
+                    error = add_error(side_by_side, 0, rows, label, n_features, weight, sums)
                 sizes[label] += weight
-                utilities[label] += weight * (second[l] - best[l])
-                sq_errors[label] += weight * add_error(points, i, weight, rows, label, sums)
+                if utilities.size:
+                    utilities[label] += weight * (second[l] - best[l])
+                sq_errors[label] += weight * error
     return n_changed, n_exact

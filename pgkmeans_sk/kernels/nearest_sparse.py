@@ -63,7 +63,7 @@ def assign_sparse(
     sums,  # INOUT (K, d) float64, of w x
     sizes,  # INOUT (K,) float64, of w
     sq_errors,  # INOUT (K,) float64, of w |x - c|^2
-    utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2)
+    utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
 ):
     """Label rows ``start:stop`` and, if asked, add them to their clusters' sums.
 
@@ -126,7 +126,8 @@ def assign_sparse(
             else:
                 sq_error = max(score[label] + norm, 0.0)
             sq_errors[label] += weight * sq_error
-            utilities[label] += weight * (second - best)
+            if utilities.size:
+                utilities[label] += weight * (second - best)
             for k in range(low, high):
                 sums[label, points.indices[k]] += weight * points.data[k]
     return n_changed, n_exact

@@ -82,7 +82,7 @@ def exchange(
     most_moves: int | None = None,
 ) -> NDArray[np.floating] | None:
     """Centres after one round of at most so many moves; None if none promises to pay."""
-    utilities = state.assignment.utilities
+    utilities = engine.utilities(state.centers)
     n_donors = max(1, int(DONOR_SHARE * settings.n_clusters))
     donors = np.argsort(-state.assignment.sq_errors, kind="stable")[:n_donors]
     nodes = engine.open_clusters(donors)

@@ -1,4 +1,4 @@
-"""The vector kernel against its NumPy twin, and its layout of centres against a plain one."""
+"""The sweep over all centres against its NumPy twin, and the layout of centres."""
 
 import os
 import platform
@@ -11,29 +11,23 @@ import numpy as np
 import pytest
 
 from pgkmeans_sk.kernels.nearest import pack_centers
-from pgkmeans_sk.kernels.simd import (
-    PANEL_WIDTH,
-    SUM_BLOCK,
-    sweep,
-    tile_points,
-    tile_width,
-    vector_bytes,
-)
+from pgkmeans_sk.kernels.sweep import padding, sweep, tile_points, tile_width
+from pgkmeans_sk.kernels.vectors import PANEL_WIDTH, SUM_BLOCK, vector_bytes
 from tests import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Below, at and above one and two blocks of sums.
 N_FEATURES = (1, 2, 3, 7, 31, 32, 33, 63, 64, 65, 70)
-# Below, at and above whole panels.
-N_CENTERS = (1, 2, 3, 4, 5, 8, 13, 40)
+# Below, at and above whole quads and panels.
+N_CENTERS = (1, 2, 3, 4, 5, 8, 15, 16, 17, 40)
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 @numba.njit
-def call_sweep(tile, panels, starts, n_panels, n_features, best, second, index):
-    sweep(tile, panels, starts, n_panels, n_features, best, second, index)
+def call_sweep(tile, panels, starts, n_quads, n_features, best, second, index):
+    sweep(tile, panels, starts, n_quads, n_features, best, second, index)
 
 
 @numba.njit
@@ -41,26 +35,27 @@ def call_tile_points(tile):
     return tile_points(tile)
 
 
-def arguments(points, panels, starts):
-    """What ``sweep`` takes, for points (L, d), panels (K, d) and starts (K,)."""
+def in_panels(panels, starts):
+    """Centres (K, d) and their starts as the kernels read them."""
     n_centers, n_features = panels.shape
     n_panels = -(-n_centers // PANEL_WIDTH)
-    padded = np.zeros((n_panels * PANEL_WIDTH, n_features), dtype=points.dtype)
+    padded = np.zeros((n_panels * PANEL_WIDTH, n_features), dtype=panels.dtype)
     padded[:n_centers] = panels
-    padded_starts = np.full(n_panels * PANEL_WIDTH, np.inf, dtype=points.dtype)
+    padded_starts = np.full(n_panels * PANEL_WIDTH, padding(panels.dtype), dtype=panels.dtype)
     padded_starts[:n_centers] = starts
     by_panel = padded.reshape(n_panels, PANEL_WIDTH, n_features).transpose(0, 2, 1)
-    tile = np.ascontiguousarray(points.T).ravel()
-    return tile, np.ascontiguousarray(by_panel).ravel(), padded_starts, n_panels, n_features
+    return np.ascontiguousarray(by_panel).ravel(), padded_starts
 
 
 def swept(points, panels, starts):
     """Best, second and index by the kernel, and the same by the twin."""
-    given = arguments(points, panels, starts)
+    n_centers, n_features = panels.shape
     best, second = np.full((2, len(points)), np.nan, dtype=points.dtype)
     index = np.full(len(points), -1, dtype=np.int32)
-    call_sweep(*given, best, second, index)
-    return (best, second, index), reference.sweep(*given, PANEL_WIDTH, SUM_BLOCK)
+    tile = np.ascontiguousarray(points.T).ravel()
+    n_quads = -(-n_centers // 4)
+    call_sweep(tile, *in_panels(panels, starts), n_quads, n_features, best, second, index)
+    return (best, second, index), reference.sweep(starts, panels, points)
 
 
 @dtypes
@@ -72,12 +67,14 @@ def test_sums_of_integers_are_exact(n_features, n_centers, dtype):
     points = rng.integers(-3, 4, (tile_width(np.dtype(dtype).itemsize), n_features)).astype(dtype)
     panels = rng.integers(-3, 4, (n_centers, n_features)).astype(dtype)
     starts = rng.integers(-3, 4, n_centers).astype(dtype)
-    found, twin = swept(points, panels, starts)
-    values = np.column_stack([starts + points @ panels.T, np.full(len(points), np.inf)])
-    plain = *np.sort(values, axis=1)[:, :2].T, values.argmin(axis=1)
-    for by_kernel, by_twin, by_definition in zip(found, twin, plain, strict=True):
-        np.testing.assert_array_equal(by_kernel, by_twin)
-        np.testing.assert_array_equal(by_kernel, by_definition)
+    (best, second, index), twin = swept(points, panels, starts)
+    np.testing.assert_array_equal(best, twin[0])
+    np.testing.assert_array_equal(second < 1e30, n_centers > 1)  # else padding, tagged or not
+    np.testing.assert_array_equal(np.minimum(second, 1e30), np.minimum(twin[1], 1e30))
+    values = starts + points @ panels.T
+    np.testing.assert_array_equal(values[np.arange(len(points)), index], values.min(axis=1))
+    tags = 4 * np.finfo(dtype).eps * np.abs(values).max()
+    assert (np.abs(best - values.min(axis=1)) <= tags).all()
 
 
 @dtypes
@@ -90,7 +87,7 @@ def test_rounding_stays_below_the_bound(n_features, dtype):
     # Note [Error bound] of nearest.py, without the shift that happens before.
     largest = (points**2).sum(axis=1) + starts.max()
     eps = np.finfo(dtype).eps
-    bound = (min(n_features, SUM_BLOCK) + -(-n_features // SUM_BLOCK) + 2) * eps * largest
+    bound = (min(n_features, SUM_BLOCK) + -(-n_features // SUM_BLOCK) + 2 + 8) * eps * largest
     (best, second, index), twin = swept(points, panels, starts)
     # longdouble: exact enough to judge float64
     exact = starts + points.astype(np.longdouble) @ panels.astype(np.longdouble).T
@@ -103,29 +100,15 @@ def test_rounding_stays_below_the_bound(n_features, dtype):
 
 @dtypes
 @pytest.mark.parametrize("n_centers", N_CENTERS)
-def test_ties_keep_the_lowest_index(n_centers, dtype):
-    points = np.ones((tile_width(np.dtype(dtype).itemsize), 5), dtype=dtype)
-    panels, starts = np.zeros((n_centers, 5), dtype=dtype), np.full(n_centers, 3, dtype=dtype)
-    for equal_from in range(n_centers):
-        starts[:equal_from] = 4
-        (best, second, index), _ = swept(points, panels, starts)
-        assert (index == equal_from).all()
-        assert (best == 3).all()
-        last = equal_from == n_centers - 1
-        assert (second == (3 if not last else 4 if n_centers > 1 else np.inf)).all()
-
-
-@dtypes
-@pytest.mark.parametrize("n_centers", N_CENTERS)
 def test_padding_never_wins(n_centers, dtype):
-    # Padding consists of zeros: without its start at infinity it would beat all these.
+    # Padding consists of zeros: without its start at the largest number it would beat all these.
     points = np.ones((tile_width(np.dtype(dtype).itemsize), 3), dtype=dtype)
     (best, second, index), _ = swept(
         points, np.ones((n_centers, 3), dtype=dtype), np.full(n_centers, 1e30, dtype=dtype)
     )
-    assert (index == 0).all()
-    assert np.isfinite(best).all()
-    assert (np.isfinite(second) == (n_centers > 1)).all()
+    assert (index < n_centers).all()
+    assert (best < 1e31).all()
+    assert ((second < 1e31) == (n_centers > 1)).all()
 
 
 @dtypes
@@ -138,20 +121,24 @@ def test_width_of_a_tile_is_known_to_kernels(dtype):
 
 @dtypes
 @pytest.mark.parametrize("n_centers", N_CENTERS)
-def test_packed_centers_hold_the_shifted_centers(n_centers, dtype):
+@pytest.mark.parametrize("ordered", [True, False])
+def test_packed_centers_hold_the_shifted_centers(n_centers, dtype, ordered):
     rng = np.random.default_rng(n_centers)
     centers = rng.integers(-9, 9, (n_centers, 6)).astype(dtype)
     origin = rng.integers(-9, 9, 6).astype(dtype)
-    packed = pack_centers(centers, origin)
+    order = None if ordered else rng.permutation(n_centers).astype(np.int32)
+    packed = pack_centers(centers, origin, order)
+    places = np.arange(n_centers) if ordered else order
     panels = packed.panels.reshape(-1, 6, PANEL_WIDTH).transpose(0, 2, 1).reshape(-1, 6)
-    np.testing.assert_array_equal(panels[:n_centers], -2 * (centers - origin))
+    np.testing.assert_array_equal(panels[:n_centers], -2 * (centers - origin)[places])
     np.testing.assert_array_equal(panels[n_centers:], 0)
     np.testing.assert_array_equal(packed.rows, centers)
-    np.testing.assert_array_equal(packed.columns, centers.T)
-    norms = ((centers - origin).astype(np.float64) ** 2).sum(axis=1)
+    np.testing.assert_array_equal(packed.order[:n_centers], places)
+    np.testing.assert_array_equal(packed.order[n_centers:], -1)
+    norms = ((centers - origin).astype(np.float64) ** 2).sum(axis=1)[places]
     np.testing.assert_array_less(packed.starts[:n_centers], norms + (norms == 0))
     np.testing.assert_allclose(packed.starts[:n_centers], norms, rtol=1e-4)
-    np.testing.assert_array_equal(packed.starts[n_centers:], np.inf)
+    np.testing.assert_array_equal(packed.starts[n_centers:], padding(dtype))
 
 
 # Not the processor of this machine, so Numba finds nothing in its cache on a first run and compiles
@@ -163,13 +150,21 @@ OTHER_WIDTHS = {
 
 LABELS_IN_A_NARROW_WORLD = """
 import numpy as np
-from pgkmeans_sk.engines import open_engine
-from pgkmeans_sk.kernels.simd import vector_bytes
+from pgkmeans_sk.engines import open_engine, pruning
+from pgkmeans_sk.kernels.vectors import vector_bytes
 from tests import reference
+pruning.FEWEST_CENTERS = pruning.LEAST_WORK = pruning.FEWEST_GROUPS = 0
+pruning.PATIENCE, n_pruned = 10**9, 0
 for dtype in (np.float32, np.float64):
     for problem in reference.problems(dtype):
-        labels = open_engine("numba", problem.X, None).nearest(problem.centers)
-        np.testing.assert_array_equal(labels, reference.labels(problem.X, problem.centers))
+        expected = reference.labels(problem.X, problem.centers)
+        engine = open_engine("numba", problem.X, None)
+        np.testing.assert_array_equal(engine.nearest(problem.centers), expected)
+        for _ in range(3):
+            engine.assign(problem.centers)
+            np.testing.assert_array_equal(engine.labels, expected)
+            n_pruned += engine._pruning._lower is not None
+assert n_pruned > 20
 print(vector_bytes())
 """
 

@@ -1,0 +1,144 @@
+"""Bounds that an engine keeps between two assignments, for as long as they pay.
+
+Whether a pass is pruned changes its time and nothing else (``kernels/pruned.py``), so the choice
+may depend on the clock: the first pass over new centres looks at all of them and is timed; from the
+second on bounds are kept. When pruned passes take longer than that first one, bounds rest for some
+passes, twice as many each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import get_config
+
+from pgkmeans_sk.engines.center_order import order_centers
+from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST
+from pgkmeans_sk.kernels.pruned import GroupBounds
+from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
+from pgkmeans_sk.results import FloatArray
+
+FEWEST_CENTERS = 48
+"""Fewer fill so few panels that looking at all of them is as fast."""
+FEWEST_GROUPS = 4
+"""Fewer leave little to leave out."""
+LEAST_WORK = 20_000_000
+"""Multiplications in a pass, below which keeping books takes longer than they do."""
+SMALL_BYTES = 3 * 2**24
+"""What bounds may take in any case: 48 MiB."""
+LARGEST_SPAN = 12.0
+"""The largest bound, in units of the typical distance of a row to its centre."""
+BLOCK_BYTES = 2**15
+PATIENCE = 2
+"""Slow passes in a row before bounds are given a rest."""
+
+
+class Pruning:
+    """Bounds over ``n_rows`` rows, and the choice whether to use them.
+
+    Parameters
+    ----------
+    n_rows, n_features : int
+        Shape of the rows.
+    n_bytes : int
+        Size of the rows. Bounds take at most so many bytes, and half of scikit-learn's
+        ``working_memory``; or 48 MiB, if that is more.
+    """
+
+    def __init__(self, n_rows: int, n_features: int, n_bytes: int) -> None:
+        self._n_rows, self._n_features = n_rows, n_features
+        allowed = min(n_bytes, int(get_config()["working_memory"] * 2**19))
+        self._budget = max(SMALL_BYTES, allowed)
+        self._centers: FloatArray | None = None
+        self.order: NDArray[np.int32] | None = None
+        self._lower: NDArray[np.uint16] | None = None
+        self._dense_seconds = np.inf
+        self._n_slow, self._rest, self._next_rest = 0, 0, 4
+        block = BLOCK_BYTES // (4 * n_features)
+        self.block_size = int(np.clip(block, 64, 256))
+
+    def _n_group_panels(self, n_panels: int) -> int:
+        """Panels in a group: 1, or more where bounds for each would take too much memory."""
+        most_groups = self._budget // (2 * self._n_rows) // CHUNK * CHUNK
+        return -(-n_panels // most_groups) if most_groups else n_panels
+
+    def is_for(self, centers: NDArray[np.floating]) -> bool:
+        """Whether bounds could pay for so many centres and rows."""
+        n_centers = len(centers)
+        n_panels = -(-n_centers // PANEL_WIDTH)
+        return (
+            n_centers >= FEWEST_CENTERS
+            and self._n_rows * centers.size >= LEAST_WORK
+            and -(-n_panels // self._n_group_panels(n_panels)) >= FEWEST_GROUPS
+        )
+
+    def bounds_for(
+        self, centers: NDArray[np.floating], typical_distance: float
+    ) -> GroupBounds | None:
+        """Bounds that hold for ``centers``, or None where a pass had better look at all.
+
+        ``typical_distance`` of a row to its centre tells the scale of new bounds.
+        """
+        if self._rest:
+            self._rest -= 1
+            self._lower = None
+            return None
+        if self._centers is None or self._centers.shape != centers.shape:
+            self._lower = None
+            self._centers = None
+            return None
+        if self._lower is None:
+            if not 0.0 < typical_distance < np.inf:
+                return None
+            self._begin(centers, typical_distance)
+        return self._moved_to(centers)
+
+    def _begin(self, centers: NDArray[np.floating], typical_distance: float) -> None:
+        n_panels = -(-len(centers) // PANEL_WIDTH)
+        self._group_panels = self._n_group_panels(n_panels)
+        self._n_groups = -(-n_panels // self._group_panels)
+        self._width = -(-self._n_groups // CHUNK) * CHUNK
+        self._per_unit = LARGEST / (LARGEST_SPAN * typical_distance)
+        self.order = order_centers(centers)
+        self._position = np.empty(len(centers), dtype=np.int32)
+        self._position[self.order] = np.arange(len(centers), dtype=np.int32)
+        self._lower = np.zeros(self._n_rows * self._width, dtype=np.uint16)
+
+    def _moved_to(self, centers: NDArray[np.floating]) -> GroupBounds:
+        assert self._centers is not None
+        assert self.order is not None
+        assert self._lower is not None
+        errors = centers.astype(np.float64) - self._centers
+        moves = np.zeros(self._width * self._group_panels * PANEL_WIDTH)
+        moves[: len(centers)] = np.sqrt(np.einsum("ij,ij->i", errors, errors))[self.order]
+        longest = moves.reshape(self._width, -1).max(axis=1)
+        units = np.ceil(np.minimum(longest * self._per_unit * (1.0 + 1e-12), LARGEST))
+        return GroupBounds(
+            self._lower,
+            units.astype(np.uint16),
+            self._position,
+            self._n_groups,
+            self._group_panels,
+            self._per_unit,
+        )
+
+    def timed(
+        self, centers: NDArray[np.floating], is_pruned: bool, work: Callable[[], None]
+    ) -> None:
+        """Run ``work``, a pass over ``centers``, and learn from how long it takes."""
+        # Until it is done, bounds are half old and half new.
+        lower, self._lower, self._centers = self._lower, None, None
+        begin = perf_counter()
+        work()
+        seconds = perf_counter() - begin
+        self._lower, self._centers = lower, np.array(centers, dtype=np.float64)
+        if not is_pruned:
+            self._dense_seconds = seconds
+            return
+        self._n_slow = self._n_slow + 1 if seconds > self._dense_seconds else 0
+        if self._n_slow > PATIENCE:
+            self._n_slow, self._rest, self._next_rest = 0, self._next_rest, 2 * self._next_rest
+            self._lower = None

@@ -1,0 +1,218 @@
+"""The vocabulary in which the vector kernels are told: a thin layer over LLVM's builder.
+
+Numba's loops leave it to LLVM whether to use vector registers. The innermost loops of k-means are
+written out instead, as Numba *intrinsics*: functions that emit LLVM instructions on vectors. This
+file knows how wide a register is and how to say "load", "broadcast", "multiply and add".
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import cgutils, config
+
+PANEL_WIDTH = 16
+"""P, how many centres lie side by side, feature by feature (``panels.py`` has the layout)."""
+
+SUM_BLOCK = 32
+"""How many products are added before the sum is added to the total: Note [Blocked sums]."""
+
+_NO_NAN = ("nnan", "nsz")
+"""What makes minnum and maxnum one instruction; where values may be NaN, nobody trusts them."""
+
+
+@functools.lru_cache(maxsize=1)
+def vector_bytes() -> int:
+    """Bytes in a vector register of the processor that Numba compiles for."""
+    if config.CPU_NAME == "generic":
+        return 16
+    if config.CPU_FEATURES is not None:
+        enabled = {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
+    else:
+        enabled = {name for name, present in binding.get_host_cpu_features().items() if present}
+    if "avx512f" in enabled:
+        return 64
+    return 32 if "avx" in enabled else 16
+
+
+def array_pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
+    """Pointer to the first element of an array argument of an intrinsic."""
+    return context.make_array(array_type)(context, builder, array).data
+
+
+class VectorBuilder:
+    """Emits instructions on vectors of ``lanes`` numbers of ``bits`` bits.
+
+    A *register* is a variable (``alloca``): LLVM's mem2reg pass puts it into a machine register, so
+    that loops need no phi nodes here.
+    """
+
+    def __init__(self, builder: Any, element: Any, bits: int, lanes: int, intp: Any) -> None:
+        self.builder, self.element, self.intp, self.lanes = builder, element, intp, lanes
+        self.alignment = bits // 8
+        self.vector = ir.VectorType(element, lanes)
+        self.int32 = ir.IntType(32)
+        self.lane_int = ir.IntType(bits)
+        self.int_vector = ir.VectorType(self.lane_int, lanes)
+        self.int32_vector = ir.VectorType(self.int32, lanes)
+        self.zero = self.constant(0.0)
+        # fmuladd, not fma: where there is no such instruction it is a product and a sum.
+        self._multiply_add = self._function("fmuladd", 3)
+        self._minimum, self._maximum = self._function("minnum", 2), self._function("maxnum", 2)
+
+    def _function(self, name: str, n_arguments: int) -> Any:
+        bits = self.lane_int.width
+        function_type = ir.FunctionType(self.vector, [self.vector] * n_arguments)
+        return cgutils.get_or_insert_function(
+            self.builder.module, function_type, f"llvm.{name}.v{self.lanes}f{bits}"
+        )
+
+    # ---------------------------------------------------------------- scalars
+
+    def index(self, value: int) -> Any:
+        return ir.Constant(self.intp, value)
+
+    def smaller_int(self, first: Any, second: Any) -> Any:
+        return self.builder.select(self.builder.icmp_signed("<", first, second), first, second)
+
+    def resized(self, value: Any, to: Any) -> Any:
+        """An integer, or a vector of them, in a type of the same or another width."""
+        width, wanted = (getattr(kind, "element", kind).width for kind in (value.type, to))
+        if width == wanted:
+            return value
+        return self.builder.trunc(value, to) if width > wanted else self.builder.sext(value, to)
+
+    # ---------------------------------------------------------------- moving values
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(self.vector, [value] * self.lanes)
+
+    def int_constant(self, value: int) -> Any:
+        return ir.Constant(self.int_vector, [value] * self.lanes)
+
+    def lane_numbers(self, first: int) -> Any:
+        return ir.Constant(self.int_vector, [first + lane for lane in range(self.lanes)])
+
+    def register(self, initial: Any) -> Any:
+        return cgutils.alloca_once_value(self.builder, initial)
+
+    def splat(self, scalar: Any) -> Any:
+        """A vector with ``scalar`` in every lane."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(self.int32, 0))
+        lane_zero = ir.Constant(ir.VectorType(self.int32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, lane_zero)
+
+    def broadcast(self, pointer: Any, offset: Any) -> Any:
+        return self.splat(self.builder.load(self.builder.gep(pointer, [offset])))
+
+    def load(self, pointer: Any, offset: Any) -> Any:
+        address = self.builder.gep(pointer, [offset])
+        vector = ir.VectorType(address.type.pointee, self.lanes)
+        loaded = self.builder.load(self.builder.bitcast(address, vector.as_pointer()))
+        loaded.align = self.alignment
+        return loaded
+
+    def store(self, value: Any, pointer: Any, offset: Any) -> None:
+        address = self.builder.gep(pointer, [offset])
+        stored = self.builder.store(value, self.builder.bitcast(address, value.type.as_pointer()))
+        stored.align = 4
+
+    # ---------------------------------------------------------------- arithmetic
+
+    def add_product(self, first: Any, second: Any, register: Any) -> None:
+        """``register += first * second``."""
+        total = self.builder.call(self._multiply_add, [first, second, self.builder.load(register)])
+        self.builder.store(total, register)
+
+    def add(self, source: Any, target: Any) -> None:
+        """``target += source``, both registers."""
+        total = self.builder.fadd(self.builder.load(target), self.builder.load(source))
+        self.builder.store(total, target)
+
+    def smaller(self, first: Any, second: Any) -> Any:
+        return self.builder.call(self._minimum, [first, second], fastmath=_NO_NAN)
+
+    def larger(self, first: Any, second: Any) -> Any:
+        return self.builder.call(self._maximum, [first, second], fastmath=_NO_NAN)
+
+    def tag(self, value: Any, n_bits: int, tags: Any) -> Any:
+        """``value`` with its lowest ``n_bits`` bits replaced by the integers ``tags``."""
+        bits = self.builder.bitcast(value, self.int_vector)
+        kept = self.builder.and_(bits, self.int_constant(-(1 << n_bits)))
+        return self.builder.bitcast(self.builder.or_(kept, tags), self.vector)
+
+    def tags(self, value: Any, n_bits: int) -> Any:
+        """The integers that ``tag`` has put into ``value``."""
+        bits = self.builder.bitcast(value, self.int_vector)
+        return self.builder.and_(bits, self.int_constant((1 << n_bits) - 1))
+
+
+def accumulate(
+    emit: VectorBuilder,
+    n_features: Any,
+    totals: list[list[Any]],
+    add_products: Callable[[Any, list[list[Any]]], None],
+) -> None:
+    """Add the products of all features to the registers ``totals``, in blocks.
+
+    ``add_products(t, registers)`` emits the products of feature t, added to ``registers``.
+
+    Note [Blocked sums]
+    ~~~~~~~~~~~~~~~~~~~
+    Adding d products one after the other has a rounding error of d units; adding blocks of 32 and
+    then the blocks has one of 32 + d / 32. The narrower the error, the fewer points need the exact
+    second look that ``nearest.py`` gives to near ties.
+    """
+    builder, block = emit.builder, emit.index(SUM_BLOCK)
+    blocks = [[emit.register(emit.zero) for _ in row] for row in totals]
+    first_end = emit.smaller_int(block, n_features)
+    with cgutils.for_range(builder, first_end) as feature:
+        add_products(feature.index, totals)
+    rest = cgutils.for_range_slice(builder, block, n_features, block)
+    with rest as (start, _):
+        for register in chain.from_iterable(blocks):
+            builder.store(emit.zero, register)
+        end = emit.smaller_int(builder.add(start, block), n_features)
+        with cgutils.for_range(builder, end, start=start) as feature:
+            add_products(feature.index, blocks)
+        for total, register in zip(
+            chain.from_iterable(totals), chain.from_iterable(blocks), strict=True
+        ):
+            emit.add(register, total)
+
+
+def smallest_lanes(emit: VectorBuilder, vectors: list[Any]) -> Any:
+    """The smallest number of each of ``vectors``, side by side in one vector.
+
+    Step by step, lanes are halved and two vectors become one: its first half is what is left of the
+    first, its second half what is left of the second. There is a power of two of vectors, at most
+    half as many as lanes.
+    """
+    builder, bits = emit.builder, emit.lane_int.width
+    parts, n_members, n_left = vectors, 1, emit.lanes
+    while n_left > 1:
+        n_left //= 2
+        n_joined = min(len(parts), 2)
+        width = parts[0].type.count
+        low = [
+            part * width + member * 2 * n_left + lane
+            for part in range(n_joined)
+            for member in range(n_members)
+            for lane in range(n_left)
+        ]
+        sides = low, [lane + n_left for lane in low]
+        masks = [ir.Constant(ir.VectorType(emit.int32, len(low)), side) for side in sides]
+        narrow = VectorBuilder(builder, emit.element, bits, len(low), emit.intp)
+        parts = [
+            narrow.smaller(*(builder.shuffle_vector(first, second, mask) for mask in masks))
+            for first, second in zip(
+                parts[::n_joined], parts[n_joined - 1 :: n_joined], strict=True
+            )
+        ]
+        n_members *= n_joined
+    return parts[0]
