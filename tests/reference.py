@@ -109,13 +109,14 @@ def least_of_panel(starts: Any, panels: Any, points: Any, own: Any) -> tuple[Any
     return values.min(axis=1), values.argmin(axis=1)
 
 
-def error_of_row(x: Any, center: Any) -> float:
-    """``|x - c|^2`` with four sums side by side, as kernels/errors.py adds them up."""
+def errors_of_row(x: Any, center: Any, weight: float = 1.0) -> NDArray[np.float64]:
+    """``w |x - c|^2`` in four sums side by side, as kernels/errors.py adds them up."""
     sums = np.zeros(4)
     whole = len(x) - len(x) % 4
     for t in range(len(x)):
-        sums[t % 4 if t < whole else 0] += (np.float64(x[t]) - center[t]) ** 2
-    return float((sums[0] + sums[1]) + (sums[2] + sums[3]))
+        error = np.float64(x[t]) - center[t]
+        sums[t % 4 if t < whole else 0] += weight * error * error
+    return sums
 
 
 def lower_and_compare(lower: Any, moves: Any, limit: int) -> tuple[NDArray[np.uint16], list[int]]:

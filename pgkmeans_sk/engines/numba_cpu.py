@@ -12,10 +12,11 @@ from scipy import sparse
 
 from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.kernels import consolidate, distances, split
+from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import assign_sparse, transpose_centers
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
-from pgkmeans_sk.kernels.pruned import GroupBounds, assign_pruned
+from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
@@ -94,7 +95,8 @@ class NumbaEngine:
         bounds = self._chunk_bounds(work, partial_bytes=8 * centers.size)
         n_chunks = len(bounds) - 1
         sums = np.zeros((n_chunks, n_clusters, self.n_features))
-        statistics = np.zeros((2, n_chunks, n_clusters))
+        sizes = np.zeros((n_chunks, n_clusters))
+        sq_errors = np.zeros((n_chunks, n_clusters, 4))
         n_changed = np.zeros(n_chunks, dtype=np.int64)
         labelled = self._points, self._weights, self._weight_step
         no_utilities = np.empty(0)
@@ -105,24 +107,25 @@ class NumbaEngine:
             def assign_chunk(c: int, start: int, stop: int) -> None:
                 n_changed[c], _ = kernel(
                     *labelled, start, stop, packed, True,
-                    self._labels, sums[c], statistics[0, c], statistics[1, c], no_utilities,
+                    self._labels, sums[c], sizes[c], sq_errors[c], no_utilities,
                 )  # fmt: skip
 
             self._over_chunks(bounds, assign_chunk)
 
         def look_at_doubts(doubts: GroupBounds) -> None:
             packed = pack_centers(centers, self._origin, self._pruning.order)
+            quick_centers = np.ascontiguousarray(centers).ravel()
             size = self._pruning.block_size
 
             def assign_chunk(c: int, start: int, stop: int) -> None:
                 n_changed[c], _, _ = assign_pruned(
-                    *labelled, start, stop, packed, doubts, size,
-                    self._labels, sums[c], statistics[0, c], statistics[1, c],
+                    *labelled, start, stop, packed, quick_centers, doubts, size,
+                    self._labels, sums[c], sizes[c], sq_errors[c],
                 )  # fmt: skip
 
             self._over_chunks(bounds, assign_chunk)
 
-        if self._is_sparse or not self._pruning.is_for(centers):
+        if self._is_sparse or centers.dtype != self.dtype or not self._pruning.is_for(centers):
             look_at_all()
         else:
             doubts = self._pruning.bounds_for(centers, self._typical_distance)
@@ -132,14 +135,14 @@ class NumbaEngine:
                 look_at_all if doubts is None else partial(look_at_doubts, doubts),
             )
         total = sums[0] if n_chunks == 1 else sums.sum(axis=0)
-        sizes, sq_errors = statistics.sum(axis=1)
-        self._typical_distance = float(np.sqrt(sq_errors.sum() / max(sizes.sum(), 1e-300)))
+        weights, errors = sizes.sum(axis=0), sq_errors.sum(axis=0).sum(axis=1)
+        self._typical_distance = float(np.sqrt(errors.sum() / max(weights.sum(), 1e-300)))
         with np.errstate(invalid="ignore", divide="ignore"):
-            total /= sizes[:, np.newaxis]
+            total /= weights[:, np.newaxis]
         if not self._is_sparse:
             total += centers  # dense kernels add up rows relative to their centres
-        total[sizes == 0.0] = np.nan
-        return Assignment(total, sizes, sq_errors, int(n_changed.sum()))
+        total[weights == 0.0] = np.nan
+        return Assignment(total, weights, errors, int(n_changed.sum()))
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
         n_clusters = len(centers)
@@ -150,9 +153,10 @@ class NumbaEngine:
 
         def add_chunk(c: int, start: int, stop: int) -> None:
             unused = np.zeros((n_clusters, self.n_features)), np.zeros(n_clusters)
+            no_errors = np.zeros((n_clusters, 4))
             kernel(
                 self._points, self._weights, self._weight_step, start, stop, packed, True,
-                labels, unused[0], unused[1], unused[1], result[c],
+                labels, *unused, no_errors, result[c],
             )  # fmt: skip
 
         self._over_chunks(bounds, add_chunk)
@@ -168,7 +172,7 @@ class NumbaEngine:
         """Labels (n,) alone, by the same kernel as ``assign``."""
         labels = np.full(self.n_rows, -1, dtype=np.int32)
         kernel, packed = self._kernel_for(centers)
-        unused = np.empty((1, 1)), np.empty(1), np.empty(1), np.empty(1)
+        unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(1)
 
         def label_chunk(c: int, start: int, stop: int) -> None:
             kernel(

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from sklearn import get_config
 
 from pgkmeans_sk.engines.center_order import order_centers
-from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST
-from pgkmeans_sk.kernels.pruned import GroupBounds
+from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST, GroupBounds
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
 from pgkmeans_sk.results import FloatArray
 
@@ -106,6 +105,8 @@ class Pruning:
         self._position = np.empty(len(centers), dtype=np.int32)
         self._position[self.order] = np.arange(len(centers), dtype=np.int32)
         self._lower = np.zeros(self._n_rows * self._width, dtype=np.uint16)
+        smallest = float(np.finfo(centers.dtype).tiny)
+        self._tiny = 2.0 * self._n_features * smallest
 
     def _moved_to(self, centers: NDArray[np.floating]) -> GroupBounds:
         assert self._centers is not None
@@ -123,6 +124,7 @@ class Pruning:
             self._n_groups,
             self._group_panels,
             self._per_unit,
+            self._tiny,
         )
 
     def timed(

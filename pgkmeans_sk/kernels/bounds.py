@@ -14,7 +14,7 @@ compared in a few instructions. ``lower_and_compare`` in ``tests/reference.py`` 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -29,6 +29,18 @@ CHUNK = 16
 
 LARGEST = 65535
 """The largest bound; what it stands for may be larger."""
+
+
+class GroupBounds(NamedTuple):
+    """Lower bounds of all rows, and what is needed to bring them up to date."""
+
+    lower: np.ndarray  # (n * G,) uint16; G is a multiple of CHUNK
+    moves: np.ndarray  # (G,) uint16, longest move of each group since the last pass, rounded up
+    position: np.ndarray  # (K,) int32, where each centre lies in the panels
+    n_groups: int  # groups that exist, of G
+    group_panels: int  # panels in a group
+    per_unit: float  # 1 / u
+    tiny: float  # squared distances below it may have vanished
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -197,7 +197,7 @@ def assign_dense(
     labels,  # INOUT (n,) int32
     sums,  # INOUT (K, d) float64, of w (x - c)
     sizes,  # INOUT (K,) float64, of w
-    sq_errors,  # INOUT (K,) float64, of w |x - c|^2
+    sq_errors,  # INOUT (K, 4) float64, of w |x - c|^2, in four parts
     utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
 ):
     """Label rows ``start:stop`` and, if asked, add them to their clusters' sums.
@@ -242,12 +242,11 @@ def assign_dense(
             if weight > 0.0:
                 if points.column_step == 1:
                     at = i * points.row_step
-                    error = add_error(points.base, at, rows, label, n_features, weight, sums)
+                    add_error(points.base, at, rows, label, n_features, weight, sums, sq_errors)
                 else:
                     copy_values(points, i, side_by_side)
-                    error = add_error(side_by_side, 0, rows, label, n_features, weight, sums)
+                    add_error(side_by_side, 0, rows, label, n_features, weight, sums, sq_errors)
                 sizes[label] += weight
                 if utilities.size:
                     utilities[label] += weight * (second[l] - best[l])
-                sq_errors[label] += weight * error
     return n_changed, n_exact

@@ -62,7 +62,7 @@ def assign_sparse(
     labels,  # INOUT (n,) int32
     sums,  # INOUT (K, d) float64, of w x
     sizes,  # INOUT (K,) float64, of w
-    sq_errors,  # INOUT (K,) float64, of w |x - c|^2
+    sq_errors,  # INOUT (K, 4) float64, of w |x - c|^2, in four parts
     utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
 ):
     """Label rows ``start:stop`` and, if asked, add them to their clusters' sums.
@@ -125,7 +125,7 @@ def assign_sparse(
                 sq_error = squared_distance(row, rows, label)
             else:
                 sq_error = max(score[label] + norm, 0.0)
-            sq_errors[label] += weight * sq_error
+            sq_errors[label, 0] += weight * sq_error
             if utilities.size:
                 utilities[label] += weight * (second - best)
             for k in range(low, high):

@@ -6,7 +6,7 @@ group of centres a lower bound on the distance is kept from pass to pass (``boun
 
 Rows are taken in blocks; a block stays in the cache while
 
-1. each row's distance to its own centre, exact, is compared with the row's bounds; the row joins
+1. each row's distance to its own centre is compared with the row's bounds; the row joins
    the list of each group that it has to look at;
 2. each group is held against the rows on its list, a few at a time (``panels.py``); the least value
    but the own centre's becomes the new bound;
@@ -17,16 +17,15 @@ Why the bounds hold
 -------------------
 With l_j, the fast value of ``panels.py``, ``l_j + |x|^2 (1 - kappa)`` is a lower bound on the
 squared distance to centre j (Note [Error bound] of ``nearest.py``). The own centre is left out, so
-a bound is about all other centres of its group. When a row changes from centre a to b, the group of a
-gets a as a member like any other; the group of b is looked at once more without b.
+a bound is about all other centres of its group. When a row changes from centre a to b, the group of
+a gets a as a member like any other; the group of b is looked at once more without b.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from pgkmeans_sk.kernels.block import new_block
 from pgkmeans_sk.kernels.bounds import (
     CHUNK,
     LARGEST,
@@ -34,77 +33,14 @@ from pgkmeans_sk.kernels.bounds import (
     rounded_down,
 )
 from pgkmeans_sk.kernels.compile import kernel
-from pgkmeans_sk.kernels.errors import add_error, sq_error
+from pgkmeans_sk.kernels.errors import add_error, quick_sq_error, sq_error
 from pgkmeans_sk.kernels.nearest import nearest_exact
 from pgkmeans_sk.kernels.panels import batch_rows, least_of_panel, panel_values
 from pgkmeans_sk.kernels.points import copy_row
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
 
-SPARE = 8
-"""Room at the end of a list: rows are looked at by batches of at most so many."""
-
 TINY_SHARE = 1e-9
 """Two squared distances in float64 that differ by less, relatively, are looked at exactly."""
-
-
-class GroupBounds(NamedTuple):
-    """Lower bounds of all rows, and what is needed to bring them up to date."""
-
-    lower: np.ndarray  # (n * G,) uint16; G is a multiple of CHUNK
-    moves: np.ndarray  # (G,) uint16, longest move of each group since the last pass, rounded up
-    position: np.ndarray  # (K,) int32, where each centre lies in the panels
-    n_groups: int  # groups that exist, of G
-    group_panels: int  # panels in a group
-    per_unit: float  # 1 / u
-
-
-class Block(NamedTuple):
-    """Working memory for a block of R rows; ``float`` is the data's dtype."""
-
-    shifted: np.ndarray  # (R * d,) float, rows minus the origin
-    norms: np.ndarray  # (R,) float, their squared norms
-    own_sq: np.ndarray  # (R,) float64, squared distance to the own centre
-    limits: np.ndarray  # (R,) int32, that distance in units, rounded up; at most LARGEST
-    own: np.ndarray  # (R,) int32, position of the own centre; -1 for none
-    best: np.ndarray  # (R,) float, least value found
-    best_at: np.ndarray  # (R,) int32, its position
-    second: np.ndarray  # (R,) float, least value of the other groups
-    masks: np.ndarray  # (G / CHUNK * R,) int64, which groups of a chunk a row has to look at
-    counts: np.ndarray  # (G,) int64, rows on each group's list
-    lists: np.ndarray  # (G * (R + SPARE),) int32
-    least: np.ndarray  # (R + SPARE,) float, least value of a group for each row on its list
-    least_at: np.ndarray  # (R + SPARE,) int32, its position
-    gathered: np.ndarray  # (R + SPARE,) float, norms of the rows on a list
-    units: np.ndarray  # (R + SPARE,) int32, their new bounds
-    least_here: np.ndarray  # (R + SPARE,) float, the same of one panel
-    least_here_at: np.ndarray  # (R + SPARE,) int32
-    challenged: np.ndarray  # (R,) int32, rows that may belong to another centre
-
-
-@kernel
-def new_block(size, n_features, n_groups, like):
-    """Working memory for blocks of ``size`` rows, in the dtype of the array ``like``."""
-    spare = size + SPARE
-    return Block(
-        np.empty(size * n_features, like.dtype),
-        np.empty(size, like.dtype),
-        np.empty(size, np.float64),
-        np.empty(size, np.int32),
-        np.empty(size, np.int32),
-        np.empty(size, like.dtype),
-        np.empty(size, np.int32),
-        np.empty(size, like.dtype),
-        np.empty(n_groups // CHUNK * size, np.int64),
-        np.zeros(n_groups, np.int64),
-        np.empty(n_groups * spare, np.int32),
-        np.empty(spare, like.dtype),
-        np.empty(spare, np.int32),
-        np.empty(spare, like.dtype),
-        np.empty(spare, np.int32),
-        np.empty(spare, like.dtype),
-        np.empty(spare, np.int32),
-        np.empty(size, np.int32),
-    )
 
 
 # The steps below take arrays out of their tuples once for a block: Numba counts references to each
@@ -113,43 +49,41 @@ def new_block(size, n_features, n_groups, like):
 
 @kernel
 def measure_rows(
-    points, centers, bounds, labels,
+    points, bounds, labels,
+    quick_centers,  # IN (K * d,) float
     first,  # IN first row of the block
     count,  # IN rows
-    zero,  # IN (1, d) float64, zeros
     side_by_side,  # WORK (d,) float
     block,  # OUT Block
 ):  # fmt: skip
-    """Step 1a: each row, shifted; its norm, and its distance to its own centre."""
-    positions, per_unit = bounds.position, bounds.per_unit * (1.0 + 1e-12)
-    shifted, norms, own_sq, own = block.shifted, block.norms, block.own_sq, block.own
-    limits, best, second = block.limits, block.best, block.second
+    """Step 1a: how far each row is from its own centre, at most, in units."""
+    positions, own, limits = bounds.position, block.own, block.limits
+    own_sq, best, second = block.own_sq, block.best, block.second
     base, row_step, column_step = points.base, points.row_step, points.column_step
-    origin, rows = centers.origin, centers.rows
-    n_features = origin.size
+    n_features = side_by_side.size
     for r in range(count):
-        i = first + r
-        at = i * row_step
-        block_at = r * n_features
-        label = np.int64(labels[i])
+        at = (first + r) * row_step
+        label = np.int64(labels[first + r])
         # A row without a label is measured like any other, and then put right.
-        place = np.uintp(max(label, 0))
+        place = max(label, 0)
         if column_step == 1:
-            for t in range(n_features):
-                shifted[np.uintp(block_at + t)] = base[np.uintp(at + t)] - origin[t]
-            sq_dist = sq_error(base, at, rows, np.int64(place), n_features)
+            sq_dist = quick_sq_error(base, at, quick_centers, place, n_features)
         else:
             for t in range(n_features):
                 side_by_side[t] = base[np.uintp(at + t * column_step)]
-                shifted[np.uintp(block_at + t)] = side_by_side[t] - origin[t]
-            sq_dist = sq_error(side_by_side, 0, rows, np.int64(place), n_features)
-        norms[r] = sq_error(shifted, block_at, zero, 0, n_features)
-        own[r] = positions[place] if label >= 0 else -1
+            sq_dist = quick_sq_error(side_by_side, 0, quick_centers, place, n_features)
+        own[r] = positions[np.uintp(place)] if label >= 0 else -1
         own_sq[r] = sq_dist if label >= 0 else np.inf
         best[r] = np.inf
         second[r] = np.inf
-    for r in range(count):  # apart from the rest, so that roots are taken several at a time
-        limits[r] = np.int32(min(np.sqrt(own_sq[r]) * per_unit, LARGEST - 1.0)) + 1
+    # Apart from the rest, so that roots are taken several at a time.
+    real = side_by_side.dtype.type
+    eps = np.finfo(side_by_side.dtype).eps
+    most = real(LARGEST - 1)
+    per_unit = real(bounds.per_unit * (1.0 + (n_features + 16) * eps))
+    tiny = real(bounds.tiny)
+    for r in range(count):
+        limits[r] = np.int32(min(np.sqrt(own_sq[r] + tiny) * per_unit, most)) + 1
 
 
 @kernel
@@ -187,6 +121,40 @@ def list_doubts(
         counts[g] = n_listed
         n_pairs += n_listed
     return n_pairs
+
+
+@kernel
+def shift_listed(
+    points, bounds,
+    origin,  # IN (d,) float
+    first,  # IN first row of the block
+    count,  # IN rows
+    zero,  # IN (1, d) float64, zeros
+    block,  # INOUT Block
+):  # fmt: skip
+    """Step 1c: rows that are on a list, minus the origin, and their norms."""
+    base, row_step, column_step = points.base, points.row_step, points.column_step
+    shifted, norms, masks, listed = block.shifted, block.norms, block.masks, block.listed
+    size, n_features = block.limits.size, origin.size
+    n_listed = 0
+    for r in range(count):
+        mask = np.int64(0)
+        for chunk in range(bounds.moves.size // CHUNK):
+            mask |= masks[np.uintp(chunk * size + r)]
+        norms[r] = 0.0
+        listed[np.uintp(n_listed)] = r
+        n_listed += mask != 0
+    for k in range(n_listed):
+        r = np.int64(listed[k])
+        at, block_at = (first + r) * row_step, r * n_features
+        if column_step == 1:
+            for t in range(n_features):
+                shifted[np.uintp(block_at + t)] = base[np.uintp(at + t)] - origin[t]
+        else:
+            for t in range(n_features):
+                value = base[np.uintp(at + t * column_step)]
+                shifted[np.uintp(block_at + t)] = value - origin[t]
+        norms[r] = sq_error(shifted, block_at, zero, 0, n_features)
 
 
 @kernel
@@ -260,17 +228,19 @@ def look_at_groups(
 @kernel
 def list_challenged(
     centers,
+    tiny,  # IN float64, squared distances below it may have vanished
     count,  # IN rows
     block,  # INOUT Block
 ):
     """Step 3a: rows whose own centre is not the nearest for certain; returns how many."""
     norms, own_sq, best, challenged = block.norms, block.own_sq, block.best, block.challenged
+    slack = 1.0 + (centers.origin.size + 16) * np.finfo(centers.origin.dtype).eps
     trust = centers.largest if centers.kappa < np.inf else 0.0
     norm_share, smallest = 1.0 - centers.kappa, centers.smallest
     n_challenged = 0
     for r in range(count):
         others = best[r] + norms[r] * norm_share - smallest
-        is_safe = norms[r] < trust and others > own_sq[r] * (1.0 + TINY_SHARE)
+        is_safe = norms[r] < trust and others > (own_sq[r] + tiny) * slack
         challenged[np.uintp(n_challenged)] = r
         n_challenged += not is_safe
     return n_challenged
@@ -285,7 +255,7 @@ def settle_challenged(
     block,  # IN Block
 ):  # fmt: skip
     """Step 3b: the labels of challenged rows; returns how many changed, and how many near ties."""
-    shifted, norms, own_sq, own = block.shifted, block.norms, block.own_sq, block.own
+    shifted, norms, own = block.shifted, block.norms, block.own
     best_at, second, challenged = block.best_at, block.second, block.challenged
     lower, positions, per_unit = bounds.lower, bounds.position, bounds.per_unit
     panels, starts, order, rows = centers.panels, centers.starts, centers.order, centers.rows
@@ -300,15 +270,18 @@ def settle_challenged(
         old = np.int64(labels[i])
         norm = np.float64(norms[r])
         at_least = norm * (1.0 - centers.kappa) - centers.smallest
+        for t in range(n_features):
+            side_by_side[t] = base[np.uintp(i * row_step + t * column_step)]
+        own_exactly = np.inf
+        if old >= 0:
+            own_exactly = sq_error(side_by_side, 0, rows, old, n_features)
         label = old
         doubtful = True
         if norm < centers.largest and centers.kappa < np.inf:
             place = np.int64(best_at[r])
             candidate = np.int64(order[place])
-            for t in range(n_features):
-                side_by_side[t] = base[np.uintp(i * row_step + t * column_step)]
             sq_dist = sq_error(side_by_side, 0, rows, candidate, n_features)
-            if sq_dist * (1.0 + TINY_SHARE) < own_sq[r]:
+            if sq_dist * (1.0 + TINY_SHARE) < own_exactly:
                 group = place // group_size
                 following = np.inf  # the least value of the group without the candidate
                 for panel in range(
@@ -336,7 +309,7 @@ def settle_challenged(
         n_changed += 1
         if old >= 0:  # the centre that was the row's own is now one of its group
             at = np.uintp(i * width + np.int64(positions[old]) // group_size)
-            bound = rounded_down(own_sq[r] * (1.0 - TINY_SHARE), per_unit)
+            bound = rounded_down(own_exactly * (1.0 - TINY_SHARE), per_unit)
             lower[at] = min(np.int64(lower[at]), bound)
     return n_changed, n_exact
 
@@ -357,13 +330,13 @@ def add_up(
         if weight > 0.0:
             label = np.int64(labels[i])
             if column_step == 1:
-                error = add_error(base, i * row_step, rows, label, n_features, weight, sums)
+                at = i * row_step
+                add_error(base, at, rows, label, n_features, weight, sums, sq_errors)
             else:
                 for t in range(n_features):
                     side_by_side[t] = base[np.uintp(i * row_step + t * column_step)]
-                error = add_error(side_by_side, 0, rows, label, n_features, weight, sums)
+                add_error(side_by_side, 0, rows, label, n_features, weight, sums, sq_errors)
             sizes[np.uintp(label)] += weight
-            sq_errors[np.uintp(label)] += weight * error
 
 
 @kernel
@@ -374,12 +347,13 @@ def assign_pruned(
     start,  # IN first row of this chunk
     stop,  # IN one past the last
     centers,  # IN PackedCenters
+    quick_centers,  # IN (K * d,) float, the centres, which have the data's dtype
     bounds,  # INOUT GroupBounds
     block_size,  # IN R
     labels,  # INOUT (n,) int32; -1 for a row that has none, whose bounds are all 0
     sums,  # INOUT (K, d) float64, of w (x - c)
     sizes,  # INOUT (K,) float64, of w
-    sq_errors,  # INOUT (K,) float64, of w |x - c|^2
+    sq_errors,  # INOUT (K, 4) float64, of w |x - c|^2, in four parts
 ):
     """Label rows ``start:stop`` and add them to their clusters' sums.
 
@@ -397,10 +371,11 @@ def assign_pruned(
     n_pairs = 0
     for first in range(start, stop, block_size):
         count = min(block_size, stop - first)
-        measure_rows(points, centers, bounds, labels, first, count, zero, side_by_side, block)
+        measure_rows(points, bounds, labels, quick_centers, first, count, side_by_side, block)
         n_pairs += list_doubts(bounds, first, count, block)
+        shift_listed(points, bounds, centers.origin, first, count, zero, block)
         look_at_groups(centers, bounds, first, block)
-        n_challenged = list_challenged(centers, count, block)
+        n_challenged = list_challenged(centers, bounds.tiny, count, block)
         changed, exact = settle_challenged(
             points, centers, bounds, labels, first, n_challenged, values, row, side_by_side, block
         )

@@ -140,6 +140,16 @@ class VectorBuilder:
     def larger(self, first: Any, second: Any) -> Any:
         return self.builder.call(self._maximum, [first, second], fastmath=_NO_NAN)
 
+    def sum_of_lanes(self, vector: Any) -> Any:
+        """The sum of a vector's numbers: halves are added until one lane is left."""
+        width = self.lanes
+        while width > 1:
+            width //= 2
+            order = [(lane + width) % self.lanes for lane in range(self.lanes)]
+            mask = ir.Constant(self.int32_vector, order)
+            vector = self.builder.fadd(vector, self.builder.shuffle_vector(vector, vector, mask))
+        return self.builder.extract_element(vector, ir.Constant(self.int32, 0))
+
     def tag(self, value: Any, n_bits: int, tags: Any) -> Any:
         """``value`` with its lowest ``n_bits`` bits replaced by the integers ``tags``."""
         bits = self.builder.bitcast(value, self.int_vector)
