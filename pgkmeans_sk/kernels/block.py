@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pgkmeans_sk.kernels.bounds import CHUNK
 from pgkmeans_sk.kernels.compile import kernel
 
 SPARE = 8
