@@ -1,6 +1,5 @@
 """What has to be settled before the first test module is imported: the kernel cache, hypothesis."""
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -10,22 +9,10 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def kernel_fingerprint() -> str:
-    """One hash over every kernel source, names included."""
-    sources = ROOT / "pgkmeans_sk" / "kernels"
-    digest = hashlib.sha256()
-    for path in sorted(sources.rglob("*.py")):
-        digest.update(f"{path.relative_to(sources).as_posix()}\0".encode())
-        digest.update(path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
-
-
-# Numba's disk cache looks at the file of the function it compiled, not at the files of the helpers
-# that were compiled into it: after an edit of a helper, tests would run the old machine code. A
-# folder per state of the sources rules that out. Numba reads the variable when it is imported, so
-# this stands here, outside any hook; workers of pytest-xdist import this file too and agree on the
-# folder, and subprocesses of tests inherit it.
-os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".numba_cache" / kernel_fingerprint()))
+# Kernels are kept apart by the state of their sources (kernels/compile.py); this keeps them out of
+# the package. Numba reads the variable when it is imported, so this stands here, outside any hook;
+# workers of pytest-xdist import this file too, and subprocesses of tests inherit it.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".numba_cache"))
 
 # The default finds the same examples in each run, so that a red test is red for everybody. A first
 # example includes compilation, hence no deadline. The other profile searches anew each time:

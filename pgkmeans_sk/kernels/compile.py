@@ -2,14 +2,24 @@
 
 Kernels are serial. Whoever wants several cores runs one kernel over several chunks of rows
 (``pgkmeans_sk.threads``); that keeps them safe in forked children and under any threading layer.
+
+Numba's cache on disk looks at the file of the function that it compiled, and at nothing else. A
+kernel would go on with the old form of a helper after an upgrade that changed only the helper's
+file, and fail where a type has moved to another one. So the cache lies in a folder that is named
+after all sources of kernels.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import IndexDataCacheFile
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -20,7 +30,28 @@ def kernel(function: Callable[..., Any]) -> Any:
     """
     options = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:
         # Numba found no folder to write to (read-only install and home): compile in each process.
         return numba.njit(**options)(function)
+    with contextlib.suppress(AttributeError):  # private to Numba: it may move
+        _keep_apart(compiled._cache)
+    return compiled
+
+
+@functools.lru_cache(maxsize=1)
+def fingerprint() -> str:
+    """A hash over the names and contents of all files of kernels."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(f"{path.name}\0".encode())
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _keep_apart(cache: Any) -> None:
+    """Move the cache of a kernel into a folder of its own; it is made when something is saved."""
+    locator, base = cache._impl.locator, cache._impl.filename_base
+    folder = str(Path(locator._cache_path) / f"pgkmeans_sk-{fingerprint()}")
+    locator._cache_path = cache._cache_path = folder
+    cache._cache_file = IndexDataCacheFile(folder, base, source_stamp=fingerprint())
