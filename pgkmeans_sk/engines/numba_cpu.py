@@ -26,6 +26,8 @@ CHUNK_WORK = 4_000_000
 PARTIAL_SUM_BYTES = 2**25
 """Memory for the chunks' partial sums, beyond four times the sums themselves."""
 NODE_GROUPS = 64
+LARGEST_MERGED_SHARE = 0.9
+"""If more rows than this are left, merging costs a copy of them and spares little."""
 
 _RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
 
@@ -360,15 +362,15 @@ class NumbaEngine:
         return NumbaEngine(X, weights)
 
     def merge_rows(self, radius: float) -> tuple[NumbaEngine, float]:
-        table_size = 2 ** int(np.ceil(np.log2(1.5 * self.n_rows + 2)))
-        table = np.full(table_size, -1, dtype=np.int64)
+        table_size = 2 ** int(np.ceil(np.log2(1.25 * self.n_rows + 2)))
+        table = np.full(table_size, -1, dtype=self._row_dtype)
         groups = np.empty(self.n_rows, dtype=self._row_dtype)
-        first_rows = np.empty(self.n_rows, dtype=self._row_dtype)
         # Cells with this side have the radius as their diagonal.
         inverse_side = np.sqrt(self.n_features) / radius if radius > 0.0 else 0.0
-        n_groups = consolidate.group_rows(
-            self._points, self.n_rows, inverse_side, table, groups, first_rows
-        )
+        n_groups = consolidate.group_rows(self._points, self.n_rows, inverse_side, table, groups)
+        del table
+        if n_groups > LARGEST_MERGED_SHARE * self.n_rows:
+            return self, 0.0
         if self._is_sparse:
             return self._merge_sparse(groups, n_groups)
         means = np.zeros((n_groups, self.n_features))

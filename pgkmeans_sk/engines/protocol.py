@@ -104,4 +104,7 @@ class Engine(Protocol):
         """An engine over these rows followed by ``rows`` (m, d), each of the mean weight."""
 
     def merge_rows(self, radius: float) -> tuple[Engine, float]:
-        """An engine whose rows are the means of rows within ``radius``; and the inertia lost."""
+        """An engine whose rows are the means of rows within ``radius``; and the inertia lost.
+
+        This engine itself, and 0, if so few rows lie together that it is not worth a copy.
+        """

@@ -46,9 +46,8 @@ def group_rows(
     points,  # IN Points
     n_rows,  # IN int
     inverse_side,  # IN float64, 1 / side of a cell; 0 asks for equal rows
-    table,  # WORK (power of two > n_rows,) int64, filled with -1
+    table,  # WORK (power of two > n_rows,) int, filled with -1; holds first rows of groups
     groups,  # OUT (n_rows,) int, number of each row's group, by first appearance
-    first_rows,  # OUT (n_rows,) int, first row of each group
 ):
     """Number the groups of rows that share a cell; returns how many there are."""
     mask = np.uint64(table.size - 1)
@@ -60,14 +59,13 @@ def group_rows(
         to_cell(cell, inverse_side)
         slot = hash_cell(cell) & mask
         while True:
-            group = table[slot]
-            if group < 0:
-                table[slot] = n_groups
-                first_rows[n_groups] = i
+            first = table[slot]
+            if first < 0:
+                table[slot] = i
                 groups[i] = n_groups
                 n_groups += 1
                 break
-            copy_row(points, first_rows[group], other)
+            copy_row(points, first, other)
             to_cell(other, inverse_side)
             same = True
             for t in range(cell.size):
@@ -75,7 +73,7 @@ def group_rows(
                     same = False
                     break
             if same:
-                groups[i] = group
+                groups[i] = groups[first]
                 break
             slot = (slot + np.uint64(1)) & mask
     return n_groups

@@ -28,7 +28,9 @@ def to_directions(X: Any) -> Any:
         return scaled
     lengths = np.empty(len(X))
     fill_lengths(dense_points(X), lengths)
-    return (X / lengths[:, np.newaxis]).astype(X.dtype, order="C")
+    scaled = np.empty(X.shape, dtype=X.dtype)
+    # In float64, a buffer at a time, and then rounded.
+    return np.divide(X, lengths[:, np.newaxis], out=scaled, casting="same_kind")
 
 
 @kernel

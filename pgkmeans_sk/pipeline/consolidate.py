@@ -14,7 +14,7 @@ import numpy as np
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.partition import partition
 from pgkmeans_sk.pipeline.settings import Settings
-from pgkmeans_sk.pipeline.starts import DEFAULT_RULE, SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER
+from pgkmeans_sk.pipeline.starts import DEFAULT_RULE, sampled
 
 LOST_SHARE = 0.01
 BISECTIONS = 10
@@ -58,8 +58,7 @@ def _merge_within_budget(engine: Engine, settings: Settings, rng: np.random.Rand
 
 def _expected_inertia(engine: Engine, settings: Settings, rng: np.random.RandomState) -> float:
     """Inertia of the leaves of a partition tree over a sample, scaled to all rows."""
-    sample_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * settings.n_clusters)
-    few = engine.sample(sample_rows, rng) if engine.n_rows > 2 * sample_rows else engine
+    few = sampled(engine, settings, rng)
     leaves = partition(few, settings.n_clusters, DEFAULT_RULE)
     assignment = few.assign(settings.place(leaves, leaves, engine.dtype))
     return assignment.inertia * engine.total_weight / few.total_weight

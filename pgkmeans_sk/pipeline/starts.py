@@ -24,6 +24,8 @@ from pgkmeans_sk.results import FloatArray
 Start = Callable[[Engine, Settings, np.random.RandomState, Journal], FloatArray]
 
 SAMPLE_ROWS = 2**17
+SAMPLE_NUMBERS = 2**22
+"""Numbers in a sample: 16 or 32 MiB, if there are rows enough for the clusters in it."""
 SAMPLE_ROWS_PER_CLUSTER = 32
 SAMPLE_ROUNDS = 25
 SAMPLE_STEPS = 25
@@ -32,12 +34,18 @@ FULL_ROUNDS = 2
 DEFAULT_RULE = PartitionRule(cut="principal", share="error")
 
 
+def sampled(engine: Engine, settings: Settings, rng: np.random.RandomState) -> Engine:
+    """An engine over some of the rows, enough for the clusters; or the same, if that is most."""
+    n_rows = min(SAMPLE_ROWS, SAMPLE_NUMBERS // engine.n_features)
+    n_rows = max(n_rows, SAMPLE_ROWS_PER_CLUSTER * settings.n_clusters)
+    return engine.sample(n_rows, rng) if engine.n_rows > 2 * n_rows else engine
+
+
 def start_from_partition(
     engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
 ) -> FloatArray:
     """Tree, moves and a few steps on a sample; then moves on all rows."""
-    sample_rows = max(SAMPLE_ROWS, SAMPLE_ROWS_PER_CLUSTER * settings.n_clusters)
-    few = engine.sample(sample_rows, rng) if engine.n_rows > 2 * sample_rows else engine
+    few = sampled(engine, settings, rng)
     leaves = partition(few, settings.n_clusters, DEFAULT_RULE)
     centers = settings.place(leaves, leaves, engine.dtype)
     state = settle(few, centers, settings, journal)
@@ -45,6 +53,7 @@ def start_from_partition(
     if few is not engine:
         steps = replace(settings, max_iter=SAMPLE_STEPS)
         state, _, _ = lloyd(few, state, steps, Journal())
+        del few  # with its copy of rows
         state = settle(engine, state.centers, settings, journal)
         state = rebalance(engine, state, settings, journal, FULL_ROUNDS)
     return state.centers.astype(np.float64)
