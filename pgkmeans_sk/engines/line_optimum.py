@@ -13,6 +13,7 @@ decide nothing but how fast it goes: what they cannot exclude is looked at value
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ FINER = 8
 BIN_TRIALS = 12
 MARGIN = 1e-9
 """What rounding is allowed for when a position is excluded, relative to the squared error."""
+MEAN_ROUNDING = 1e-15
+"""By how much rounding may have moved the mean of an atom, in scaled values (at most 1)."""
 TIE = 1e-14
 """Relative difference of two paths' costs below which they count as equal."""
 
@@ -104,8 +107,8 @@ def _sorted_line(values: NDArray[np.floating], weights: FloatArray | None) -> Li
         ordered = np.array(values)
         ordered.sort()
     else:
-        kept, step = weights * 2.0 ** -np.frexp(weights.max())[1], 1
-        positive = np.flatnonzero(kept > 0.0)
+        kept, step = weights * _scale_for(weights.max()), 1
+        positive = np.flatnonzero(kept > np.finfo(np.float64).tiny)
         order = positive[np.argsort(values[positive])]
         ordered, kept = np.array(values[order]), kept[order]
     totals = np.empty(len(ordered))
@@ -114,8 +117,13 @@ def _sorted_line(values: NDArray[np.floating], weights: FloatArray | None) -> Li
     # Floats are densest around 0, so differences to the value next to 0 lose the fewest digits.
     first, last = float(ordered[0]), float(ordered[-1])
     origin = min(max(0.0, first), last)
-    exponent = int(np.frexp(max(last - origin, origin - first))[1])
-    return Line(ordered, totals[:n_values], origin, 2.0 ** -max(exponent, -1000))
+    scale = _scale_for(max(last - origin, origin - first))
+    return Line(ordered, totals[:n_values], origin, scale)
+
+
+def _scale_for(largest: float) -> float:
+    """The power of two that brings ``largest`` into [1/2, 1), or near if it hardly exists."""
+    return float(2.0 ** -max(int(np.frexp(largest)[1]), -1000))
 
 
 def optimal_cuts(line: Line, n_clusters: int, min_bins: int = MIN_BINS) -> IntArray | None:
@@ -133,7 +141,8 @@ def optimal_cuts(line: Line, n_clusters: int, min_bins: int = MIN_BINS) -> IntAr
         if len(atoms) > n_clusters:
             path = solve(atoms, n_clusters, penalty)
             penalty = path.penalty
-            windows = possible_windows(atoms, path)
+            narrower = possible_windows(atoms, path)
+            windows = windows if narrower is None else narrower
             n_positions = int((windows[:, 1] - windows[:, 0] + 1).sum())
         if 2 * n_positions > before:
             if n_bins >= MAX_ATOMS // 2:
@@ -243,6 +252,22 @@ class _Solver:
         nodes = self._nodes[: self.counts[-1] + 1].copy()
         return Path(nodes, float(self.errors[-1]), penalty)
 
+    def error(self, nodes: IntArray) -> float:
+        return float(sum(exact_1d.cluster_error(*self._atoms, i, j) for i, j in pairwise(nodes)))
+
+    def mixture(self, few: Path, many: Path, n_clusters: int, penalty: float) -> Path:
+        """A path of ``n_clusters`` out of the beginning of ``many`` and the end of ``few``.
+
+        Of two cheapest paths p and q, take the first step p_i -> p_(i+1) that spans the step
+        q_(i+s) -> q_(i+s+1), s the clusters wanted beyond those of p. Changing over there, both
+        ways, costs no more together (Monge), and nothing is cheaper than cheapest.
+        """
+        p, q = few.nodes, many.nodes
+        s = n_clusters - few.n_clusters
+        i = int(np.argmax(p[1:] >= q[s + 1 : s + len(p)]))
+        nodes = np.concatenate([q[: i + s + 1], p[i + 1 :]])
+        return Path(nodes, self.error(nodes), penalty)
+
 
 def solve(atoms: Atoms, n_clusters: int, guess: float | None = None) -> Path:
     """The path of least error with ``n_clusters`` clusters, at most one for each atom.
@@ -254,7 +279,11 @@ def solve(atoms: Atoms, n_clusters: int, guess: float | None = None) -> Path:
     n = len(atoms)
     solver = _Solver(atoms.weights, atoms.means)
     charges = np.zeros(n + 1)
-    few, many = _fewest(atoms, solver), _most(atoms)
+    whole, w = np.array([0, n]), atoms.weights
+    error = solver.error(whole)
+    few = Path(whole, error, error)  # a higher penalty cannot be
+    pairs = np.diff(atoms.means) ** 2 / (1.0 / w[1:] + 1.0 / w[:-1])
+    many = Path(np.arange(n + 1), 0.0, pairs.min(initial=np.inf))  # nothing is worth merging
     if n_clusters in (1, n):
         return few if n_clusters == 1 else many
     penalty = 2.0 * few.error / n_clusters**3 if guess is None else guess
@@ -271,7 +300,7 @@ def solve(atoms: Atoms, n_clusters: int, guess: float | None = None) -> Path:
         between = few.n_clusters < path.n_clusters < many.n_clusters
         cheaper = path.cost(penalty) < few.cost(penalty) * (1.0 - TIE)
         if is_slope and not (between and cheaper):
-            return _mixture(few, many, n_clusters, penalty)
+            return solver.mixture(few, many, n_clusters, penalty)
         if few.n_clusters <= path.n_clusters < n_clusters:
             few = path
         elif n_clusters < path.n_clusters <= many.n_clusters:
@@ -282,63 +311,39 @@ def solve(atoms: Atoms, n_clusters: int, guess: float | None = None) -> Path:
             penalty = _interpolated(few, many, path, n_clusters)
 
 
-def _fewest(atoms: Atoms, solver: _Solver) -> Path:
-    n = len(atoms)
-    error = exact_1d.cluster_error(atoms.weights, atoms.means, solver.prefixes, 0, n)
-    return Path(np.array([0, n]), error, error)
-
-
-def _most(atoms: Atoms) -> Path:
-    """Each atom a cluster of its own, which pays up to the price of the cheapest pair."""
-    w = atoms.weights
-    pairs = np.diff(atoms.means) ** 2 / (1.0 / w[1:] + 1.0 / w[:-1])
-    return Path(np.arange(len(w) + 1), 0.0, float(pairs.min(initial=np.inf)))
-
-
 def _interpolated(few: Path, many: Path, last: Path, n_clusters: int) -> float:
     """Where the penalty is expected, if it falls with a power of the number of clusters."""
-    power = -3.0  # that of a smooth density
-    if few.n_clusters > 1 and 0.0 < many.penalty < few.penalty:
-        power = np.log(many.penalty / few.penalty) / np.log(many.n_clusters / few.n_clusters)
-    return float(last.penalty * (n_clusters / last.n_clusters) ** power)
-
-
-def _mixture(few: Path, many: Path, n_clusters: int, penalty: float) -> Path:
-    """A path of ``n_clusters`` out of the beginning of ``many`` and the end of ``few``.
-
-    Of two cheapest paths p and q, take the first step p_i -> p_(i+1) that spans the step
-    q_(i+s) -> q_(i+s+1), s the clusters wanted beyond those of p. Changing over there, both ways,
-    costs no more together (Monge), and nothing is cheaper than cheapest.
-    """
-    p, q = few.nodes, many.nodes
-    s = n_clusters - few.n_clusters
-    i = int(np.argmax(p[1:] >= q[s + 1 : s + len(p)]))
-    share = s / (many.n_clusters - few.n_clusters)
-    error = few.error + share * (many.error - few.error)
-    return Path(np.concatenate([q[: i + s + 1], p[i + 1 :]]), error, penalty)
+    if few.n_clusters == 1 or not 0.0 < many.penalty < few.penalty:
+        return last.penalty * (last.n_clusters / n_clusters) ** 3  # as for a smooth density
+    power = np.log(many.penalty / few.penalty) / np.log(many.n_clusters / few.n_clusters)
+    return float(few.penalty * (n_clusters / few.n_clusters) ** power)
 
 
 # ---------------------------------------------------------------- excluding positions
 
 
-def possible_windows(atoms: Atoms, path: Path) -> IntArray:
+def possible_windows(atoms: Atoms, path: Path) -> IntArray | None:
     """First and last position (q, 2) of the stretches where a cut of an optimum may lie.
 
-    ``path`` is optimal over the atoms, hence a clustering of the values, with error U. Cheapest
-    paths from both ends through node e, charged for what merging hides (Note [Charges]), bound the
-    error of any clustering with a cut at that node from below. Bounds above U exclude the node.
+    ``path`` is optimal over the atoms; as a clustering of the values it has some error U. Cheapest
+    paths from both ends to node e, less what merging may hide at each node that they pass (Note
+    [Charges]), less the penalty of the K clusters: no optimum with a cut at e has less error. So e
+    is excluded where that exceeds U. An optimum with several cuts in one atom passes a node several
+    times, for a penalty less a charge each; where that may be negative, nothing is known: None.
     """
     n = len(atoms)
     line, scatter = atoms.line, float(atoms.scatters.sum())
     upper = scatter + path.error
-    everything = np.array([[atoms.edges[1], atoms.edges[n - 1]]])
-    charges = np.empty(n + 1)
-    line_atoms.charge_nodes(
-        line.values, line.origin, line.scale, atoms.edges, atoms.weights, atoms.means,
-        atoms.deviations, upper, charges,
+    by_atom = np.empty(n)
+    line_atoms.charge_atoms(
+        line.values, line.origin, line.scale, atoms.edges, atoms.weights, atoms.deviations, upper,
+        by_atom,
     )  # fmt: skip
+    # The centres on both sides of node e part the means of atoms e-1 and e in the middle between
+    # them, which lies in one of these two atoms, if in any.
+    charges = np.maximum(np.append(by_atom, 0.0), np.append(0.0, by_atom))
     if charges.max() >= path.penalty:
-        return everything  # two cuts in one atom might be cheaper than the bound
+        return None
     forward = _Solver(atoms.weights, atoms.means)
     forward.run(charges, path.penalty)
     backward = _Solver(atoms.weights[::-1].copy(), -atoms.means[::-1])
@@ -346,12 +351,13 @@ def possible_windows(atoms: Atoms, path: Path) -> IntArray:
     costs = forward.errors + backward.errors[::-1] + charges
     n_clusters = forward.counts + backward.counts[::-1] - path.n_clusters
     lower = scatter + costs + path.penalty * n_clusters
-    allowed = upper + MARGIN * (upper + path.penalty * path.n_clusters)
-    nodes = 1 + np.flatnonzero(lower[1:-1] <= allowed)
-    # A cut at node e lies between the means of the atoms on both sides.
+    moved = MEAN_ROUNDING * np.sqrt(atoms.weights.sum())
+    rounding = MARGIN * (upper + path.penalty * path.n_clusters)
+    rounding += moved * (2.0 * np.sqrt(upper) + moved)
+    nodes = 1 + np.flatnonzero(lower[1:-1] <= upper + rounding)
+    # For the same reason, the cut lies between these two means.
     first = np.where(atoms.solid[nodes - 1], atoms.edges[nodes], atoms.edges[nodes - 1] + 1)
     last = np.where(atoms.solid[nodes], atoms.edges[nodes], atoms.edges[nodes + 1] - 1)
-    last = np.maximum(last, atoms.edges[nodes])
     apart = first[1:] > last[:-1] + 1
     begins, ends = np.append(True, apart), np.append(apart, True)
     return np.column_stack([first[begins], last[ends]])

@@ -80,12 +80,14 @@ def cluster_error(
 ):  # fmt: skip
     """Weighted squared error of atoms i..j-1 about their common mean."""
     if j - i <= DIRECT:
-        weight = centre = error = 0.0
-        for k in range(i, j):
-            weight += weights[k]
+        weight, centre, error = weights[i], 0.0, 0.0
+        for k in range(i + 1, j):
+            # What merging the next atom costs (Chan et al. 1979): no difference of like numbers.
+            share = weights[k] / (weight + weights[k])
             distance = (means[k] - means[i]) - centre
-            centre += distance * (weights[k] / weight)
-            error += weights[k] * distance * ((means[k] - means[i]) - centre)
+            error += weight * share * distance * distance
+            centre += share * distance
+            weight += weights[k]
         return error
     weight, weight_low = add_pairs(prefixes[j, 0], prefixes[j, 1], -prefixes[i, 0], -prefixes[i, 1])
     moment, moment_low = add_pairs(prefixes[j, 2], prefixes[j, 3], -prefixes[i, 2], -prefixes[i, 3])

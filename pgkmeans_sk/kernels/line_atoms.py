@@ -3,7 +3,7 @@
 Positions 0..m lie between the m sorted distinct values; a cut at p parts values 0..p-1 from the
 rest. An *atom* is a run of neighbouring values, known by its weight and mean. The places between n
 atoms, both ends included, are *nodes* 0..n. A cut may lie inside of an atom, where no node is; what
-that can be worth is what ``charge_nodes`` finds, and it is all that a coarse picture gets wrong.
+that can be worth is what ``charge_atoms`` finds, and it is all that a coarse picture gets wrong.
 
 Values are looked at as ``(value - origin) * scale``, in float64: the caller's scale, a power of
 two, brings them into [-1, 1], so that squares of any data exist.
@@ -56,7 +56,7 @@ def cut_into_bins(
     n = 0
     for q in range(windows.shape[0]):
         low, high = windows[q, 0], windows[q, 1]
-        if n + 2 >= edges.size:
+        if n + 3 >= edges.size:
             return -1
         if low > edges[n]:
             solid[n] = True
@@ -70,7 +70,7 @@ def cut_into_bins(
                 width = np.float64(values[i]) - values[start]
                 span = np.float64(values[i + 1]) - values[start - 1]
                 if weight * (width * scale) * (span * scale) > limit:
-                    if n + 2 >= edges.size:
+                    if n + 3 >= edges.size:
                         return -1
                     solid[n] = False
                     n += 1
@@ -120,15 +120,15 @@ def measure_atoms(
 
 
 @kernel
-def charge_nodes(
+def charge_atoms(
     values,
     origin, scale,
     edges,
-    atom_weights, means, deviations,
+    atom_weights, deviations,
     upper,  # IN float64, squared error of some clustering
-    charges,  # OUT (n + 1,) float64
+    charges,  # OUT (n,) float64
 ):  # fmt: skip
-    """By how much the squared error may lie below that of the atoms, for a cut at each node.
+    """By how much the squared error may lie below that of the atoms, for a cut in each atom.
 
     Note [Charges]: let centres c_1 < c_2 < ... be those of an optimum. The squared error of x,
     min_j (x - c_j)^2, is x^2 plus a concave function with a kink in each middle t between
@@ -137,38 +137,33 @@ def charge_nodes(
 
         2 g (sum w max(x - t, 0) - W max(y - t, 0)) <= 2 g sum w max(x - y, 0) = 2 g H,
 
-    y the atom's mean, W its weight, H its ``deviations``. A kink between the means of atoms e-1 and
-    e belongs to node e: an optimum's centres divide the means of the atoms there. It lies inside of
-    one of these two, or between them.
+    y the atom's mean, W its weight, H its ``deviations``.
 
     g is bounded by what a wide gap costs. All values within s of t are at least g / 4 from their
     centre if g >= 4 s; if they weigh N, their error N g^2 / 16 is at most that of any clustering,
     ``upper``. Hence g <= 4 max(s, sqrt(upper / N)), for any s; two pointers look for a good one.
     """
-    n = means.size
-    first, last = 0, 0  # atoms first:last are within s
+    n = atom_weights.size
+    first, last = 0, 0  # atoms first:last are looked at
     weight = 0.0
-    charges[0] = charges[n] = 0.0
-    for e in range(1, n):
-        reach = 0.0
-        while True:
-            if last > first:
-                left = means[e] - (np.float64(values[edges[first]]) - origin) * scale
-                right = (np.float64(values[edges[last] - 1]) - origin) * scale - means[e - 1]
-                reach = max(left, right)
-                # Without the farther of the two outer atoms, is it still enough?
-                if left >= right and first < e - 1:
-                    rest = weight - atom_weights[first]
-                    if rest * left * left >= upper:
-                        weight = rest
-                        first += 1
-                        continue
-            if last <= e or (weight * reach * reach < upper and last < n):
-                weight += atom_weights[last]
-                last += 1
-                continue
-            break
-        hidden = max(deviations[e - 1], deviations[e])
-        charges[e] = 0.0
-        if hidden > 0.0:
-            charges[e] = 8.0 * max(reach, np.sqrt(upper / weight)) * hidden
+    for a in range(n):
+        low = (np.float64(values[edges[a]]) - origin) * scale
+        high = (np.float64(values[edges[a + 1] - 1]) - origin) * scale
+        while last < n:  # to the right as long as that tells more, at least to a
+            reach = (np.float64(values[edges[last + 1] - 1]) - origin) * scale - low
+            if last > a and weight * reach * reach > upper:
+                break
+            weight += atom_weights[last]
+            last += 1
+        right = (np.float64(values[edges[last] - 1]) - origin) * scale - low
+        while True:  # and without the leftmost atoms that are too far to tell anything
+            left = high - (np.float64(values[edges[first]]) - origin) * scale
+            rest = weight - atom_weights[first]
+            if first == a or left < right or rest * left * left < upper:
+                break
+            weight = rest
+            first += 1
+        reach = max(left, right)
+        charges[a] = 0.0
+        if deviations[a] > 0.0:
+            charges[a] = 8.0 * max(reach, np.sqrt(upper / weight)) * deviations[a]
