@@ -23,9 +23,6 @@ from __future__ import annotations
 
 from pgkmeans_sk.kernels.compile import kernel
 
-DIRECT = 4
-"""Clusters of up to so many atoms are measured without prefix sums, right to the last bits."""
-
 SPLITTER = 134217729.0  # 2^27 + 1 (Dekker 1971)
 
 
@@ -79,16 +76,9 @@ def cluster_error(
     i, j,  # IN nodes, i < j
 ):  # fmt: skip
     """Weighted squared error of atoms i..j-1 about their common mean."""
-    if j - i <= DIRECT:
-        weight, centre, error = weights[i], 0.0, 0.0
-        for k in range(i + 1, j):
-            # What merging the next atom costs (Chan et al. 1979): no difference of like numbers.
-            share = weights[k] / (weight + weights[k])
-            distance = (means[k] - means[i]) - centre
-            error += weight * share * distance * distance
-            centre += share * distance
-            weight += weights[k]
-        return error
+    if j - i <= 2:  # of one or two atoms, as the formula is right to the last bits
+        distance = means[j - 1] - means[i]
+        return weights[i] * (weights[j - 1] / (weights[i] + weights[j - 1])) * distance * distance
     weight, weight_low = add_pairs(prefixes[j, 0], prefixes[j, 1], -prefixes[i, 0], -prefixes[i, 1])
     moment, moment_low = add_pairs(prefixes[j, 2], prefixes[j, 3], -prefixes[i, 2], -prefixes[i, 3])
     square, square_low = add_pairs(prefixes[j, 4], prefixes[j, 5], -prefixes[i, 4], -prefixes[i, 5])
@@ -100,19 +90,6 @@ def cluster_error(
     rest = (moment - shift) + ((moment_low - shift_low) - c * weight_low)
     error = (square - product) + (((square_low - product_low) - c * moment_low) - c * rest)
     return max(error, 0.0)
-
-
-@kernel
-def is_better(weights, means, prefixes, errors, counts, penalty, later, earlier, node):
-    """Whether ``node`` is reached cheaper from ``later`` than from ``earlier``.
-
-    Errors and numbers of clusters are compared apart: at equal numbers, however large the penalty,
-    nothing is rounded away.
-    """
-    difference = errors[later] - errors[earlier]
-    difference += cluster_error(weights, means, prefixes, later, node)
-    difference -= cluster_error(weights, means, prefixes, earlier, node)
-    return difference + penalty * (counts[later] - counts[earlier]) < 0.0
 
 
 @kernel
@@ -148,9 +125,15 @@ def find_paths(
             node = min(worse + step, n) if better > n else (worse + better) // 2
             step *= 2
             n_comparisons += 1
-            if not is_better(
-                weights, means, prefixes, errors, counts, penalty, e, candidates[tail], node
-            ):
+            # Errors and numbers of clusters are compared apart: at equal numbers, however large the
+            # penalty, nothing is rounded away.
+            rival = candidates[tail]
+            difference = 0.0
+            for d in (rival, e):  # a loop, lest the error be compiled into this place twice
+                difference = (
+                    errors[d] + cluster_error(weights, means, prefixes, d, node) - difference
+                )
+            if difference + penalty * (counts[e] - counts[rival]) >= 0.0:
                 worse = node
             elif tail > head and node == begins[tail]:
                 tail -= 1  # better on all of its stretch: on to the one before
