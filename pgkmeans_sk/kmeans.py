@@ -58,7 +58,9 @@ class PGKMeans(
     init : str, callable or array-like of shape (n_clusters, n_features), default="partition"
         How the first centres are found.
 
-        * "partition": a partition tree on a sample, improved there and then on all rows;
+        * "partition": a partition tree on a sample, improved there and then on all rows; with a
+          single feature (and ``metric="euclidean"``), the global optimum, up to rounding: no other
+          clustering has less inertia;
         * "partition-ball", "partition-ball-error", "partition-principal",
           "partition-principal-error": the plain tree over all rows, cut around the row farthest
           from the mean or across the principal direction; leaves shared by population or by error;
@@ -68,7 +70,7 @@ class PGKMeans(
     n_init : int or "auto", default="auto"
         How many starts are tried; the one of least inertia is kept. "auto" is 10 for "random" and
         callables, else 1. A partition tree is the same each time, so that further starts of it are
-        those of "k-means++".
+        those of "k-means++"; beside the optimum of a single feature there are none.
 
     max_iter : int, default=300
         Most iterations of one start.

@@ -103,7 +103,9 @@ def assert_promises_kept(problem: Problem) -> PGKMeans:
     expected = problem.inertia_of(centers, labels)
     assert estimator.inertia_ == pytest.approx(expected, rel=1e-9, abs=problem.rounding)
 
-    assert len(starts) == estimator.n_init
+    is_line = problem.X.shape[1] == 1 and estimator.init == "partition"
+    # The optimum of a line needs no second start.
+    assert len(starts) == estimator.n_init or (is_line and len(starts) == 1)
     for inertias in starts:
         assert 1 <= len(inertias) <= estimator.max_iter
         assert inertias == sorted(inertias, reverse=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.kernels import consolidate, distances, split
 from pgkmeans_sk.kernels.bounds import GroupBounds
@@ -340,6 +341,15 @@ class NumbaEngine:
             self.user_data, n_clusters, sample_weight=self._sample_weight, random_state=rng
         )
         return np.asarray(centers, dtype=self.dtype)
+
+    # ---------------------------------------------------------------- one column
+
+    def line_optimum(self, n_clusters: int) -> FloatArray | None:
+        if self.n_features != 1:
+            return None
+        column = self.user_data.toarray() if self._is_sparse else self.user_data
+        centers = optimal_centers(np.ravel(column), self._sample_weight, n_clusters)
+        return None if centers is None else centers[:, np.newaxis]
 
     # ---------------------------------------------------------------- fewer rows
 

@@ -91,6 +91,12 @@ class Engine(Protocol):
     ) -> NDArray[np.floating]:
         """Rows drawn by greedy k-means++ (Arthur & Vassilvitskii 2007), by weight."""
 
+    def line_optimum(self, n_clusters: int) -> FloatArray | None:
+        """Centres (K, 1) of least inertia of all, if there is one column; or None.
+
+        None stands for: more columns, fewer distinct rows than clusters, or too long a search.
+        """
+
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
         """Labels (n,) alone; those of ``assign`` are left as they are."""
 

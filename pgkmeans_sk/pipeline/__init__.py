@@ -29,7 +29,10 @@ def run(
     consolidate: str | float | None = None,
     monitor: Monitor | None = None,
 ) -> Solution:
-    """Cluster the engine's rows from each of ``starts``; the solution of least inertia."""
+    """Cluster the engine's rows from each of ``starts``; the solution of least inertia.
+
+    A start that is the optimum is the last one.
+    """
     points = consolidated(engine, consolidate, settings, rng)
     best: Solution | None = None
     for number, start in enumerate(starts):
@@ -51,6 +54,8 @@ def run(
             best = solution
         if monitor is not None:
             monitor.end_start()
+        if journal.is_optimal:
+            break
     assert best is not None
     return best
 

@@ -56,7 +56,11 @@ class Settings:
 
 @dataclass
 class Journal:
-    """What happened on the way: the passes that filled empty clusters."""
+    """What happened on the way: the passes that filled empty clusters.
+
+    ``is_optimal`` says that the start is the best there is, so that no other need be tried.
+    """
 
     iteration: int = 0
     repairs: list[RepairRecord] = field(default_factory=list)
+    is_optimal: bool = False

@@ -2,6 +2,7 @@
 
 ``"partition"`` is the pre-assignment of PG k-means made cheap: the tree is grown on a sample and
 its errors are mended there, where a Lloyd step costs a fraction, before all rows are looked at.
+On a line (one column) it is the global optimum itself, where the engine can afford to find it.
 The variants grow the tree of their name over all rows and stop there.
 """
 
@@ -44,7 +45,12 @@ def sampled(engine: Engine, settings: Settings, rng: np.random.RandomState) -> E
 def start_from_partition(
     engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
 ) -> FloatArray:
-    """Tree, moves and a few steps on a sample; then moves on all rows."""
+    """Tree, moves and a few steps on a sample; then moves on all rows. Or the optimum of a line."""
+    if not settings.spherical:
+        optimum = engine.line_optimum(settings.n_clusters)
+        if optimum is not None:
+            journal.is_optimal = True
+            return optimum
     few = sampled(engine, settings, rng)
     leaves = partition(few, settings.n_clusters, DEFAULT_RULE)
     centers = settings.place(leaves, leaves, engine.dtype)
