@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from pgkmeans_sk.engines.line_optimum import optimal_centers
+from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.pruning import Pruning
-from pgkmeans_sk.kernels import consolidate, distances, split
+from pgkmeans_sk.kernels import distances, split
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import assign_sparse, transpose_centers
@@ -27,8 +28,6 @@ CHUNK_WORK = 4_000_000
 PARTIAL_SUM_BYTES = 2**25
 """Memory for the chunks' partial sums, beyond four times the sums themselves."""
 NODE_GROUPS = 64
-LARGEST_MERGED_SHARE = 0.9
-"""If more rows than this are left, merging costs a copy of them and spares little."""
 
 _RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
 
@@ -232,7 +231,7 @@ class NumbaEngine:
     # ---------------------------------------------------------------- sets of rows
 
     def root(self) -> Nodes:
-        rows: NDArray[Any] = np.arange(self.n_rows, dtype=self._row_dtype)
+        rows: NDArray[Any] = np.arange(self.n_rows, dtype=row_dtype(self.n_rows))
         if self._sample_weight is not None:
             rows = rows[self._sample_weight > 0]
         return self._open(rows, np.array([[0, len(rows)]]))
@@ -245,13 +244,9 @@ class NumbaEngine:
         members = self._labels, position, self._weights, self._weight_step
         split.count_members(*members, ends[1:])
         np.cumsum(ends, out=ends)
-        rows = np.empty(ends[-1], dtype=self._row_dtype)
+        rows = np.empty(ends[-1], dtype=row_dtype(self.n_rows))
         split.list_members(*members, ends[:-1].copy(), rows)
         return self._open(rows, np.column_stack([ends[:-1], ends[1:]]))
-
-    @property
-    def _row_dtype(self) -> type:
-        return np.int32 if self.n_rows < 2**31 else np.int64
 
     def _open(self, rows: NDArray[Any], ranges: IntArray) -> Nodes:
         self._order, self._keys = rows, np.empty(len(rows))
@@ -372,39 +367,13 @@ class NumbaEngine:
         return NumbaEngine(X, weights)
 
     def merge_rows(self, radius: float) -> tuple[NumbaEngine, float]:
-        table_size = 2 ** int(np.ceil(np.log2(1.25 * self.n_rows + 2)))
-        table = np.full(table_size, -1, dtype=self._row_dtype)
-        groups = np.empty(self.n_rows, dtype=self._row_dtype)
-        # Cells with this side have the radius as their diagonal.
-        inverse_side = np.sqrt(self.n_features) / radius if radius > 0.0 else 0.0
-        n_groups = consolidate.group_rows(self._points, self.n_rows, inverse_side, table, groups)
-        del table
-        if n_groups > LARGEST_MERGED_SHARE * self.n_rows:
+        merged = merge_close_rows(
+            self.user_data, self._points, self._weights, self._weight_step, radius
+        )
+        if merged is None:
             return self, 0.0
-        if self._is_sparse:
-            return self._merge_sparse(groups, n_groups)
-        means = np.zeros((n_groups, self.n_features))
-        totals = np.zeros(n_groups)
-        lost = consolidate.merge_groups(
-            self._points, self._weights, self._weight_step, groups, means, totals
-        )
-        kept = totals > 0.0
-        return NumbaEngine(means[kept].astype(self.dtype), totals[kept]), lost
-
-    def _merge_sparse(self, groups: NDArray[Any], n_groups: int) -> tuple[NumbaEngine, float]:
-        """Means of groups as sparse rows: a product of sparse matrices."""
-        weights = np.broadcast_to(self._weights, self.n_rows)
-        totals: Any = np.bincount(groups, weights, minlength=n_groups)
-        kept = np.flatnonzero(totals > 0.0)
-        shares = np.divide(weights, totals[groups], out=np.zeros(self.n_rows), where=weights > 0)
-        rows = self.user_data.astype(np.float64)
-        membership = sparse.csr_matrix(
-            (shares, (groups, np.arange(self.n_rows))), shape=(n_groups, self.n_rows)
-        )
-        means: Any = (membership @ rows)[kept]
-        before = float(weights @ np.ravel(rows.multiply(rows).sum(axis=1)))
-        after = float(totals[kept] @ np.ravel(means.multiply(means).sum(axis=1)))
-        return NumbaEngine(means.astype(self.dtype), totals[kept]), max(before - after, 0.0)
+        rows, weights, lost = merged
+        return NumbaEngine(rows, weights), lost
 
 
 def _balanced_groups(counts: IntArray, smallest: int) -> IntArray:
