@@ -128,6 +128,11 @@ class PGKMeans(
         Each pass that filled empty clusters: iteration, number of empty clusters, the clusters that
         were partitioned, inertia before and after.
 
+    start_ : str
+        Where the best solution began: "partition" or "rows", which raced each other if
+        ``init="partition"`` and the table is small; "optimum" in one dimension; else ``init``,
+        "array" or "callable".
+
     engine_ : str
         The engine that did the work.
 
@@ -324,6 +329,7 @@ class PGKMeans(
         self.n_iter_ = solution.n_iter
         self.n_effective_clusters_ = solution.n_effective_clusters
         self.repair_log_ = list(solution.repair_log)
+        self.start_ = solution.start or _name_of(self.init)
         self.engine_ = engine.name
         self._n_features_out = self.n_clusters
         if solution.n_effective_clusters < self.n_clusters:
@@ -441,3 +447,8 @@ class PGKMeans(
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def _name_of(init: Any) -> str:
+    """What ``start_`` reports for a start that has only one way to begin."""
+    return init if isinstance(init, str) else "callable" if callable(init) else "array"

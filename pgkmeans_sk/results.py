@@ -138,3 +138,4 @@ class Solution:
     repair_log: tuple[RepairRecord, ...]
     n_effective_clusters: int
     sizes: FloatArray  # (K,) weight of each cluster
+    start: str = ""  # which start it came from

@@ -59,6 +59,8 @@ class NumbaEngine:
         self._order: NDArray[Any] = np.empty(0, dtype=np.int32)
         self._keys: FloatArray = np.empty(0)
         self._typical_distance = np.nan
+        # What a pass over all centres tells by the way: these centres, and their utilities.
+        self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
 
     @cached_property
     def _pruning(self) -> Pruning:
@@ -86,6 +88,8 @@ class NumbaEngine:
         """Bounds of the chunks; they depend on the shape of the problem alone."""
         by_memory = max(4, PARTIAL_SUM_BYTES // partial_bytes) if partial_bytes else MAX_CHUNKS
         n_chunks = max(1, min(work // CHUNK_WORK, by_memory, MAX_CHUNKS))
+        if n_chunks == 1:
+            return np.array([0, self.n_rows])
         return np.linspace(0, self.n_rows, n_chunks + 1).astype(np.int64)
 
     def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
@@ -101,15 +105,17 @@ class NumbaEngine:
         sq_errors = np.zeros((n_chunks, n_clusters, 4))
         n_changed = np.zeros(n_chunks, dtype=np.int64)
         labelled = self._points, self._weights, self._weight_step
-        no_utilities = np.empty(0)
+        utilities = np.zeros((n_chunks, n_clusters))
+        self._utilities = None
 
         def look_at_all() -> None:
             kernel, packed = self._kernel_for(centers)
+            self._utilities = centers, utilities
 
             def assign_chunk(c: int, start: int, stop: int) -> None:
                 n_changed[c], _ = kernel(
                     *labelled, start, stop, packed, True,
-                    self._labels, sums[c], sizes[c], sq_errors[c], no_utilities,
+                    self._labels, sums[c], sizes[c], sq_errors[c], utilities[c],
                 )  # fmt: skip
 
             self._over_chunks(bounds, assign_chunk)
@@ -147,6 +153,8 @@ class NumbaEngine:
         return Assignment(total, weights, errors, int(n_changed.sum()))
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
+        if self._utilities is not None and self._utilities[0] is centers:
+            return np.asarray(self._utilities[1].sum(axis=0))
         n_clusters = len(centers)
         bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
         result = np.zeros((len(bounds) - 1, n_clusters))
@@ -327,6 +335,14 @@ class NumbaEngine:
         drawn = rng.choice(candidates, n_drawn, replace=False, p=shares)
         return self._rows(np.resize(drawn, n_rows))  # too few rows: repeated, repaired later
 
+    def draw_by_weight(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
+        rows = self._rows(np.arange(self.n_rows))
+        order = np.lexsort(rows.T)
+        ends = np.cumsum(np.broadcast_to(self._weights, self.n_rows)[order])
+        # A share of the weight, seldom on an end: the sum's rounding does not move it across.
+        drawn = np.searchsorted(ends, rng.random_sample(n_rows) * ends[-1], side="right")
+        return np.asarray(rows[order[np.minimum(drawn, self.n_rows - 1)]])
+
     def draw_kmeans_plusplus(
         self, n_clusters: int, rng: np.random.RandomState
     ) -> NDArray[np.floating]:
@@ -380,5 +396,7 @@ def _balanced_groups(counts: IntArray, smallest: int) -> IntArray:
     """Bounds of runs of nodes with about the same number of rows each."""
     ends = np.cumsum(counts)
     n_groups = max(1, min(NODE_GROUPS, int(ends[-1]) // max(1, smallest)))
+    if n_groups == 1:
+        return np.array([0, len(counts)])
     bounds = np.searchsorted(ends, np.linspace(0, ends[-1], n_groups + 1)[1:-1], side="right")
     return np.unique(np.concatenate([[0], bounds, [len(counts)]]))

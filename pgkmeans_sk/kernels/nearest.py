@@ -69,28 +69,42 @@ def pack_centers(
     exact = np.ascontiguousarray(centers, dtype=np.float64)
     places = np.full(n_panels * PANEL_WIDTH, -1, dtype=np.int32)
     places[:n_centers] = np.arange(n_centers) if order is None else order
-    with np.errstate(over="ignore", invalid="ignore"):  # overflow: the exact look decides
-        shifted = (exact[places[:n_centers]] - origin).astype(dtype)
-        norms = np.einsum("ij,ij->i", shifted, shifted, dtype=np.float64)
-        starts = np.full(n_panels * PANEL_WIDTH, padding(dtype), dtype=dtype)
-        starts[:n_centers] = (1.0 - kappa) * norms
-        panels = np.zeros((n_panels * PANEL_WIDTH, n_features), dtype=dtype)
-        np.multiply(shifted, -2, out=panels[:n_centers])
-    panels = panels.reshape(n_panels, PANEL_WIDTH, n_features).transpose(0, 2, 1)
+    panels = np.zeros(n_panels * n_features * PANEL_WIDTH, dtype=dtype)
+    starts = np.full(n_panels * PANEL_WIDTH, padding(dtype), dtype=dtype)
+    largest_norm = fill_panels(exact, origin, places, kappa, panels, starts)
     # If |x|^2 and |c|^2 are below an eighth of the largest number, no value here overflows.
     largest = float(np.finfo(dtype).max) / 8
-    if not norms.max() < largest:
+    if not largest_norm < largest:
         kappa = np.inf  # no point is certain
-    return PackedCenters(
-        exact,
-        origin,
-        np.ascontiguousarray(panels).ravel(),
-        starts,
-        places,
-        kappa,
-        float(np.finfo(dtype).tiny) * (n_features + 8),
-        largest,
-    )
+    smallest = float(np.finfo(dtype).tiny) * (n_features + 8)
+    return PackedCenters(exact, origin, panels, starts, places, kappa, smallest, largest)
+
+
+@kernel
+def fill_panels(
+    rows,  # IN (K, d) float64
+    origin,  # IN (d,) float
+    order,  # IN (n_panels * P,) int32
+    kappa,  # IN float64
+    panels,  # INOUT (n_panels * d * P,) float, zeros at first
+    starts,  # INOUT (n_panels * P,) float, padding at first
+):
+    """Shift centres and lay them out in panels; returns the largest squared norm."""
+    n_features = origin.size
+    largest = 0.0
+    for place in range(order.size):
+        label = order[place]
+        if label < 0:
+            continue
+        at = place // PANEL_WIDTH * n_features * PANEL_WIDTH + place % PANEL_WIDTH
+        norm = 0.0
+        for t in range(n_features):
+            shifted = panels.dtype.type(rows[label, t] - origin[t])
+            norm += np.float64(shifted) * np.float64(shifted)
+            panels[at + t * PANEL_WIDTH] = -2 * shifted
+        starts[place] = (1.0 - kappa) * norm
+        largest = norm if not norm <= largest else largest  # NaN, too
+    return largest
 
 
 @kernel

@@ -78,4 +78,5 @@ def _solution(
         tuple(journal.repairs),
         len(used),
         state.assignment.sizes,
+        journal.start,
     )

@@ -58,9 +58,11 @@ class Settings:
 class Journal:
     """What happened on the way: the passes that filled empty clusters.
 
-    ``is_optimal`` says that the start is the best there is, so that no other need be tried.
+    ``start`` tells which of the starts that a start has tried came out best; ``is_optimal`` says
+    that the start is the best there is, so that no other need be tried.
     """
 
     iteration: int = 0
+    start: str = ""
     repairs: list[RepairRecord] = field(default_factory=list)
     is_optimal: bool = False

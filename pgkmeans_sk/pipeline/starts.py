@@ -20,7 +20,7 @@ from pgkmeans_sk.pipeline.exchange import rebalance
 from pgkmeans_sk.pipeline.lloyd import lloyd
 from pgkmeans_sk.pipeline.partition import PartitionRule, partition
 from pgkmeans_sk.pipeline.settings import Journal, Settings
-from pgkmeans_sk.results import FloatArray
+from pgkmeans_sk.results import FloatArray, State
 
 Start = Callable[[Engine, Settings, np.random.RandomState, Journal], FloatArray]
 
@@ -31,6 +31,12 @@ SAMPLE_ROWS_PER_CLUSTER = 32
 SAMPLE_ROUNDS = 25
 SAMPLE_STEPS = 25
 FULL_ROUNDS = 2
+
+RACE_WORK = 2_000_000
+"""Multiplications in a pass, up to which other starts race against the tree."""
+RIVALS = 1
+FEWEST_CLUSTERS_TO_RACE = 4
+"""With fewer, trees and random rows nearly always end in the same clusters."""
 
 DEFAULT_RULE = PartitionRule(cut="principal", share="error")
 
@@ -49,13 +55,10 @@ def start_from_partition(
     if not settings.spherical:
         optimum = engine.line_optimum(settings.n_clusters)
         if optimum is not None:
-            journal.is_optimal = True
+            journal.is_optimal, journal.start = True, "optimum"
             return optimum
     few = sampled(engine, settings, rng)
-    leaves = partition(few, settings.n_clusters, DEFAULT_RULE)
-    centers = settings.place(leaves, leaves, engine.dtype)
-    state = settle(few, centers, settings, journal)
-    state = rebalance(few, state, settings, journal, SAMPLE_ROUNDS)
+    state = _race(few, settings, rng, journal)
     if few is not engine:
         steps = replace(settings, max_iter=SAMPLE_STEPS)
         state, _, _ = lloyd(few, state, steps, Journal())
@@ -63,6 +66,32 @@ def start_from_partition(
         state = settle(engine, state.centers, settings, journal)
         state = rebalance(engine, state, settings, journal, FULL_ROUNDS)
     return state.centers.astype(np.float64)
+
+
+def _race(
+    engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+) -> State:
+    """The tree with its errors mended; on a small table, the best of it and of random rows."""
+    n_clusters = settings.n_clusters
+    is_small = engine.n_rows * engine.n_features * n_clusters <= RACE_WORK
+    races = is_small and FEWEST_CLUSTERS_TO_RACE <= n_clusters < engine.n_rows
+    entrants = [("partition", partition(engine, n_clusters, DEFAULT_RULE))]
+    if races:
+        drawn = (engine.draw_by_weight(n_clusters, rng) for _ in range(RIVALS))
+        entrants += [("rows", rows.astype(np.float64)) for rows in drawn]
+    best: State | None = None
+    for name, leaves in entrants:
+        own_journal = Journal(journal.iteration)
+        state = settle(engine, settings.place(leaves, leaves, engine.dtype), settings, own_journal)
+        state = rebalance(engine, state, settings, own_journal, SAMPLE_ROUNDS)
+        # Rounding must not decide between equals: the tree is the same each time.
+        if best is None or state.inertia < best.inertia * (1.0 - 1e-9):
+            best, journal.start, repairs = state, name, own_journal.repairs
+    assert best is not None
+    journal.repairs += repairs
+    if races:
+        best = State(best.centers, engine.assign(best.centers))  # the engine's labels are its own
+    return best
 
 
 def _start_from_tree(rule: PartitionRule) -> Start:
