@@ -25,6 +25,8 @@ def pg_kmeans(
     consolidate: str | float | None = None,
     metric: str = "euclidean",
     engine: str = "auto",
+    size_min: float | None = None,
+    size_max: float | None = None,
     return_n_iter: bool = False,
 ) -> tuple[Any, ...]:
     """Partitioning-Guided k-means clustering.
@@ -37,7 +39,7 @@ def pg_kmeans(
         Number of clusters.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights >= 0, not all zero; None means ones.
-    init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm, consolidate, metric, engine
+    init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm, consolidate, metric, engine, size_min, size_max
         As in :class:`PGKMeans`.
     return_n_iter : bool, default=False
         Whether to return the number of iterations, too.
@@ -47,7 +49,7 @@ def pg_kmeans(
     centroid : ndarray of shape (n_clusters, n_features)
         Centres.
     label : ndarray of shape (n_samples,), int32
-        Number of the nearest centre for each row.
+        Number of the nearest centre for each row; within ``size_min`` and ``size_max``, if given.
     inertia : float
         Weighted sum of squared distances of the rows to their centres.
     best_n_iter : int
@@ -90,6 +92,8 @@ def pg_kmeans(
         consolidate=consolidate,
         metric=metric,
         engine=engine,
+        size_min=size_min,
+        size_max=size_max,
     ).fit(X, sample_weight=sample_weight)
     result = estimator.cluster_centers_, estimator.labels_, estimator.inertia_
     return (*result, estimator.n_iter_) if return_n_iter else result

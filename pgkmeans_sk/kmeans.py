@@ -25,7 +25,13 @@ from pgkmeans_sk.callbacks import CallbackMonitor, CallbackSupportMixin, with_ca
 from pgkmeans_sk.engines import open_engine
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.kernels.directions import to_directions
-from pgkmeans_sk.parameters import check_parameters, settings_of, starts_of
+from pgkmeans_sk.parameters import (
+    check_parameters,
+    check_without_limits,
+    settings_of,
+    size_limits_of,
+    starts_of,
+)
 from pgkmeans_sk.pipeline import run
 from pgkmeans_sk.pipeline.mini_batch import Stream, add_batch, begin_stream
 from pgkmeans_sk.pipeline.settings import Journal
@@ -45,8 +51,8 @@ class PGKMeans(
     A drop-in for :class:`sklearn.cluster.KMeans`. What it promises after every ``fit``:
 
     * as many non-empty clusters as asked for, if there are as many distinct rows;
-    * ``labels_`` equal ``predict(X)``, and ``inertia_`` is that of exactly these labels and
-      centres;
+    * ``labels_`` equal ``predict(X)`` (unless sizes are limited), and ``inertia_`` is that of
+      exactly these labels and centres;
     * the inertia never rises from one iteration to the next;
     * the same bits for any number of threads.
 
@@ -106,19 +112,29 @@ class PGKMeans(
     engine : {"auto", "numba"}, default="auto"
         Who does the work.
 
+    size_min, size_max : float > 0 or None, default=None
+        Least and largest weight of a cluster: the number of its rows if there are no weights.
+        Limits act in ``fit`` alone: they hold for ``labels_``, exactly if all rows weigh the same,
+        else up to the weight of the heaviest row. ``predict`` names the nearest centre, so that
+        ``labels_`` differ from ``predict(X)`` where a nearer cluster is full, or a row was needed
+        elsewhere. Not together with ``consolidate``, and not in ``partial_fit``.
+
     Attributes
     ----------
     cluster_centers_ : ndarray of shape (n_clusters, n_features), float32 or float64
         Centres, in the precision of the data.
 
     labels_ : ndarray of shape (n_samples,), int32
-        For each row, the number of the nearest centre; of several, the lowest.
+        For each row, the number of the nearest centre; of several, the lowest. With ``size_min``
+        or ``size_max``: labels of least inertia within the limits, for these centres or those
+        of the iteration before.
 
     inertia_ : float
         Weighted sum of squared distances of the rows to their centres.
 
     n_iter_ : int
-        Iterations of the best start.
+        Iterations of the best start; with ``size_min`` or ``size_max``, those within the limits,
+        which begin from the centres of a fit without.
 
     n_effective_clusters_ : int
         Clusters that own rows: ``n_clusters`` unless there are fewer distinct rows. Then centres
@@ -186,6 +202,8 @@ class PGKMeans(
         consolidate: str | float | None = None,
         metric: str = "euclidean",
         engine: str = "auto",
+        size_min: float | None = None,
+        size_max: float | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
@@ -199,6 +217,8 @@ class PGKMeans(
         self.consolidate = consolidate
         self.metric = metric
         self.engine = engine
+        self.size_min = size_min
+        self.size_max = size_max
 
     # ---------------------------------------------------------------- fitting
 
@@ -237,11 +257,12 @@ class PGKMeans(
             X = validation.check_rows(self, X, reset=True)
             validation.check_enough_rows(X.shape[0], self.n_clusters)
             weights = validation.check_weights(sample_weight, X)
+            size_limits = size_limits_of(self, X.shape[0], weights)
             rng = check_random_state(self.random_state)
             starts = starts_of(self, X)
             monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
             engine = self._open(X, weights)
-            settings = settings_of(self, log)
+            settings = settings_of(self, log, size_limits)
             solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             self._remember(engine, solution, stacklevel=4)
             used = solution.centers[: solution.n_effective_clusters]
@@ -294,6 +315,7 @@ class PGKMeans(
         """
         with self._unchanged_on_error(), spoken(self.verbose) as log:
             check_parameters(self)
+            check_without_limits(self)
             is_new = not hasattr(self, "cluster_centers_")
             X = validation.check_rows(self, X, reset=is_new)
             weights = validation.check_weights(sample_weight, X)

@@ -13,7 +13,14 @@ from pgkmeans_sk.engines import ENGINE_NAMES
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 from pgkmeans_sk.pipeline.starts import STARTS, Start, fixed_start
-from pgkmeans_sk.validation import check_centers, check_choice, check_integer, check_number
+from pgkmeans_sk.results import SizeLimits
+from pgkmeans_sk.validation import (
+    check_centers,
+    check_choice,
+    check_integer,
+    check_number,
+    check_size_limits,
+)
 
 ALGORITHMS = ("auto", "lloyd", "elkan")
 METRICS = ("euclidean", "cosine")
@@ -38,9 +45,41 @@ def check_parameters(estimator: Any) -> None:
         check_choice("consolidate", estimator.consolidate, CONSOLIDATIONS)
     elif estimator.consolidate is not None:
         check_number("consolidate", estimator.consolidate, 0.0, strictly=True)
+    if estimator.size_min is not None:
+        check_number("size_min", estimator.size_min, 0.0)
+    if estimator.size_max is not None:
+        check_number("size_max", estimator.size_max, 0.0, strictly=True)
+    limited = estimator.size_min is not None or estimator.size_max is not None
+    if limited and estimator.consolidate is not None:
+        raise ValueError(
+            f"Got consolidate={estimator.consolidate!r} with size_min={estimator.size_min!r}, "
+            f"size_max={estimator.size_max!r}, but expected only one of the two: rows that were "
+            "merged could not be divided between clusters."
+        )
 
 
-def settings_of(estimator: Any, log: Callable[[str], None]) -> Settings:
+def check_without_limits(estimator: Any) -> None:
+    """Raise if size limits are asked for, in a method that cannot keep them."""
+    for name in ("size_min", "size_max"):
+        if getattr(estimator, name) is not None:
+            raise ValueError(
+                f"Got {name}={getattr(estimator, name)!r}, but expected None: partial_fit cannot "
+                "limit the sizes of clusters whose rows it has not all seen."
+            )
+
+
+def size_limits_of(
+    estimator: Any, n_samples: int, weights: NDArray[np.float64] | None
+) -> SizeLimits | None:
+    """Limits for the weight of each cluster, None if nothing is limited; raises if impossible."""
+    return check_size_limits(
+        estimator.size_min, estimator.size_max, int(estimator.n_clusters), n_samples, weights
+    )
+
+
+def settings_of(
+    estimator: Any, log: Callable[[str], None], size_limits: SizeLimits | None = None
+) -> Settings:
     """Settings for the pipeline; ``log`` takes messages on the progress."""
     return Settings(
         n_clusters=int(estimator.n_clusters),
@@ -48,6 +87,7 @@ def settings_of(estimator: Any, log: Callable[[str], None]) -> Settings:
         tol=float(estimator.tol),
         accelerate=estimator.algorithm == "auto",
         spherical=estimator.metric == "cosine",
+        size_limits=size_limits,
         log=log,
     )
 

@@ -44,6 +44,14 @@ class Assignment:
 
 
 @dataclass(frozen=True)
+class SizeLimits:
+    """Limits of the weight of each cluster; whole rows, if all rows weigh the same."""
+
+    smallest: float
+    largest: float  # may be infinite
+
+
+@dataclass(frozen=True)
 class State:
     """Centres as they would be reported, and the assignment to exactly these centres."""
 

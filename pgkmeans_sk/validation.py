@@ -15,6 +15,11 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from pgkmeans_sk.results import SizeLimits
+
+ROUNDING = 1e-9
+"""What sums and quotients of weights may be off by, relatively."""
+
 LARGEST_ROW = 1e150
 """Squared distances between rows beyond this size overflow float64."""
 
@@ -110,6 +115,54 @@ def check_enough_rows(n_samples: int, n_clusters: int) -> None:
     """Raise unless there are at least as many rows as clusters."""
     if n_samples < n_clusters:
         raise ValueError(f"n_samples={n_samples} should be >= n_clusters={n_clusters}.")
+
+
+def check_size_limits(
+    size_min: float | None,
+    size_max: float | None,
+    n_clusters: int,
+    n_samples: int,
+    weights: NDArray[np.float64] | None,
+) -> SizeLimits | None:
+    """Limits of a cluster's weight; None if there are none. Raise if they cannot be obeyed.
+
+    If all positive weights are equal, the limits become multiples of them: as many whole rows. Else
+    single rows may be heavier than what is left, and the limits hold up to the heaviest row.
+    """
+    if not size_min and size_max is None:
+        return None
+    smallest, largest = float(size_min or 0.0), np.inf if size_max is None else float(size_max)
+    present = np.ones(n_samples) if weights is None else weights[weights > 0.0]
+    heaviest, total, name = float(present.max()), float(present.sum()), "total weight"
+    if weights is None:
+        name = "n_samples"
+    if len(present) < n_clusters:
+        raise ValueError(
+            f"Got {len(present)} rows of positive weight, but expected at least n_clusters="
+            f"{n_clusters} with size_min={size_min!r}, size_max={size_max!r}."
+        )
+    if smallest > largest:
+        raise ValueError(f"Got size_min={size_min!r}, but expected at most size_max={size_max!r}.")
+    if heaviest > largest * (1.0 + ROUNDING):
+        raise ValueError(
+            f"Got size_max={size_max!r}, but expected at least {heaviest:g}, the weight of the "
+            "heaviest row."
+        )
+    if heaviest == present.min():
+        n_smallest = np.ceil(smallest / heaviest * (1.0 - ROUNDING))
+        n_largest = np.floor(largest / heaviest * (1.0 + ROUNDING))
+        smallest, largest = float(n_smallest * heaviest), float(n_largest * heaviest)
+    if smallest * n_clusters > total * (1.0 + ROUNDING):
+        raise ValueError(
+            f"Got size_min={size_min!r}, but expected at most {name} / n_clusters = "
+            f"{total:g} / {n_clusters} = {total / n_clusters:g}."
+        )
+    if largest * n_clusters < total * (1.0 - ROUNDING):
+        raise ValueError(
+            f"Got size_max={size_max!r}, but expected at least {name} / n_clusters = "
+            f"{total:g} / {n_clusters} = {total / n_clusters:g}."
+        )
+    return SizeLimits(smallest, largest)
 
 
 def check_centers(centers: Any, n_clusters: int, X: Any) -> NDArray[np.floating]:

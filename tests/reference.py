@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.optimize import linprog
 
 from pgkmeans_sk.results import Assignment, Cut, Nodes
 
@@ -268,6 +269,32 @@ def lloyd(X: Any, centers: Any, sample_weight: Any = None) -> Iterator[tuple[Any
         yield centers, labels(X, centers), step.inertia
         moved = np.where(np.isnan(step.centroids), centers, step.centroids)
         centers = moved.astype(centers.dtype)
+
+
+# ------------------------------------------------------------------ size limits
+
+
+def least_inertia_within(X: Any, centers: Any, smallest: float, largest: float) -> float:
+    """Least inertia at which each cluster has ``smallest`` to ``largest`` rows: a linear program.
+
+    Its corners are whole rows, as those of every flow between whole numbers.
+    """
+    costs = sq_distances(X, centers)
+    n_rows, n_clusters = costs.shape
+    each_row = sparse.kron(sparse.eye(n_rows), np.ones((1, n_clusters)))
+    sizes = sparse.kron(np.ones((1, n_rows)), sparse.eye(n_clusters))
+    bounds = np.repeat([min(largest, n_rows), -smallest], n_clusters)
+    scale = costs.max() or 1.0
+    found = linprog(
+        costs.ravel() / scale,
+        A_ub=sparse.vstack([sizes, -sizes]),
+        b_ub=bounds,
+        A_eq=each_row,
+        b_eq=np.ones(n_rows),
+        method="highs",
+    )
+    assert found.status == 0
+    return float(found.fun * scale)
 
 
 # ------------------------------------------------------------------ data

@@ -12,14 +12,16 @@ from scipy import sparse
 
 from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
+from pgkmeans_sk.engines.numba_limits import RowsWithin
+from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.engines.pruning import Pruning
-from pgkmeans_sk.kernels import distances, split
+from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import assign_sparse, transpose_centers
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from pgkmeans_sk.kernels.pruned import assign_pruned
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes
+from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
 MAX_CHUNKS = 64
@@ -27,9 +29,6 @@ CHUNK_WORK = 4_000_000
 """Multiplications in a chunk, at least: about 20 microseconds, the price of handing it out."""
 PARTIAL_SUM_BYTES = 2**25
 """Memory for the chunks' partial sums, beyond four times the sums themselves."""
-NODE_GROUPS = 64
-
-_RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
 
 
 def open_numba_engine(X: Any, sample_weight: NDArray[np.float64] | None) -> NumbaEngine:
@@ -56,8 +55,9 @@ class NumbaEngine:
         self._weights = np.ones(1) if sample_weight is None else sample_weight
         self._weight_step = 0 if sample_weight is None else 1
         self._n_threads = effective_n_threads()
-        self._order: NDArray[Any] = np.empty(0, dtype=np.int32)
-        self._keys: FloatArray = np.empty(0)
+        self._node_rows = NodeRows(
+            self._points, self._weights, self._weight_step, self.n_features, self._n_threads
+        )
         self._typical_distance = np.nan
         # What a pass over all centres tells by the way: these centres, and their utilities.
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
@@ -236,65 +236,41 @@ class NumbaEngine:
         mean, square = moments.sum(axis=1) / weights.sum()
         return float(np.maximum(square - mean**2, 0.0).mean())
 
+    # ---------------------------------------------------------------- size limits
+
+    @cached_property
+    def _rows_within(self) -> RowsWithin:
+        return RowsWithin(self._points, self.n_rows, self._sample_weight, self._n_threads)
+
+    def assign_within(
+        self, centers: NDArray[np.floating], limits: SizeLimits, prices: FloatArray | None
+    ) -> tuple[FloatArray, bool]:
+        found = self._labels.copy()
+        if self._sample_weight is not None and not self._sample_weight.all():
+            found[:] = self.nearest(centers)  # counts for rows of weight 0
+        found, prices, changed = self._rows_within.assign(
+            centers, limits, self._labels, found, prices
+        )
+        self._labels[:] = found
+        self._pruning.forget()  # bounds are about other centres than a row's own
+        return prices, changed
+
+    def measure(self, centers: NDArray[np.floating]) -> Assignment:
+        return self._rows_within.measure(centers, self._labels)
+
     # ---------------------------------------------------------------- sets of rows
 
     def root(self) -> Nodes:
         rows: NDArray[Any] = np.arange(self.n_rows, dtype=row_dtype(self.n_rows))
         if self._sample_weight is not None:
             rows = rows[self._sample_weight > 0]
-        return self._open(rows, np.array([[0, len(rows)]]))
+        return self._node_rows.open(rows, np.array([[0, len(rows)]]))
 
     def open_clusters(self, clusters: IntArray) -> Nodes:
-        n_clusters = 1 + max(int(self._labels.max()), int(np.max(clusters)))
-        position = np.full(n_clusters, -1, dtype=np.int64)
-        position[clusters] = np.arange(len(clusters))
-        ends = np.zeros(len(clusters) + 1, dtype=np.int64)
-        members = self._labels, position, self._weights, self._weight_step
-        split.count_members(*members, ends[1:])
-        np.cumsum(ends, out=ends)
-        rows = np.empty(ends[-1], dtype=row_dtype(self.n_rows))
-        split.list_members(*members, ends[:-1].copy(), rows)
-        return self._open(rows, np.column_stack([ends[:-1], ends[1:]]))
-
-    def _open(self, rows: NDArray[Any], ranges: IntArray) -> Nodes:
-        self._order, self._keys = rows, np.empty(len(rows))
-        n_nodes = len(ranges)
-        means = np.empty((n_nodes, self.n_features))
-        moments = np.empty((n_nodes, 2))
-
-        def measure(p: int) -> None:
-            moments[p] = split.node_moments(
-                self._points, self._weights, self._weight_step, self._order,
-                ranges[p, 0], ranges[p, 1], means[p],
-            )  # fmt: skip
-
-        run_tasks(measure, n_nodes, self._n_threads if len(rows) > CHUNK_WORK // 100 else 1)
-        return Nodes(ranges, np.diff(ranges)[:, 0], moments[:, 0], means, moments[:, 1])
+        return self._node_rows.open_clusters(self._labels, clusters)
 
     def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
-        n_nodes = len(nodes)
-        middles = np.empty(n_nodes, dtype=np.int64)
-        weights, scatters = np.zeros((n_nodes, 2)), np.zeros((n_nodes, 2))
-        means = np.zeros((n_nodes, 2, self.n_features))
-        groups = _balanced_groups(nodes.counts, CHUNK_WORK // (100 * self.n_features))
-
-        def cut_group(g: int) -> None:
-            split.cut_nodes(
-                self._points, self._weights, self._weight_step, self._order, self._keys,
-                nodes.handles, nodes.means, fractions, _RULES[rule], n_two_means,
-                groups[g], groups[g + 1], middles, weights, means, scatters,
-            )  # fmt: skip
-
-        run_tasks(cut_group, len(groups) - 1, self._n_threads)
-        children = []
-        for side, (low, high) in enumerate(
-            ((nodes.handles[:, 0], middles), (middles, nodes.handles[:, 1]))
-        ):
-            ranges = np.column_stack([low, high])
-            children.append(
-                Nodes(ranges, high - low, weights[:, side], means[:, side], scatters[:, side])
-            )
-        return Cut(middles > nodes.handles[:, 0], *children)
+        return self._node_rows.cut(nodes, fractions, rule, n_two_means)
 
     # ---------------------------------------------------------------- single rows
 
@@ -390,13 +366,3 @@ class NumbaEngine:
             return self, 0.0
         rows, weights, lost = merged
         return NumbaEngine(rows, weights), lost
-
-
-def _balanced_groups(counts: IntArray, smallest: int) -> IntArray:
-    """Bounds of runs of nodes with about the same number of rows each."""
-    ends = np.cumsum(counts)
-    n_groups = max(1, min(NODE_GROUPS, int(ends[-1]) // max(1, smallest)))
-    if n_groups == 1:
-        return np.array([0, len(counts)])
-    bounds = np.searchsorted(ends, np.linspace(0, ends[-1], n_groups + 1)[1:-1], side="right")
-    return np.unique(np.concatenate([[0], bounds, [len(counts)]]))

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes
+from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
 
 
 class Engine(Protocol):
@@ -61,6 +61,22 @@ class Engine(Protocol):
         That is the weighted sum, over the rows nearest to it, of the squared distance to the second
         nearest centre minus that to the nearest. Labels are left as they are.
         """
+
+    def assign_within(
+        self, centers: NDArray[np.floating], limits: SizeLimits, prices: FloatArray | None
+    ) -> tuple[FloatArray, bool]:
+        """Label rows at the least cost at which the weight of each cluster is within ``limits``.
+
+        Exact if all rows weigh the same; else limits hold up to the weight of the heaviest row.
+        Every cluster owns a row. Rows of weight 0 go to the nearest of ``centers``.
+        ``prices`` (K,) are those of the call before, where the search begins: with them, labels
+        are replaced only if that lowers the inertia. None: the labels so far do not count.
+        Returns new prices (what is added to squared distances to a centre so that rows, choosing
+        the least sum, obey the limits), and whether labels were replaced.
+        """
+
+    def measure(self, centers: NDArray[np.floating]) -> Assignment:
+        """What ``assign`` tells, of the labels as they are; changes are 0."""
 
     def root(self) -> Nodes:
         """One node with all rows of positive weight."""

@@ -95,6 +95,10 @@ class Pruning:
             self._begin(centers, typical_distance)
         return self._moved_to(centers)
 
+    def forget(self) -> None:
+        """Labels were set by others: what is known of the rows no longer holds."""
+        self._lower = None
+
     def _begin(self, centers: NDArray[np.floating], typical_distance: float) -> None:
         n_panels = -(-len(centers) // PANEL_WIDTH)
         self._group_panels = self._n_group_panels(n_panels)

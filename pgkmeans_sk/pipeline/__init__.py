@@ -1,7 +1,8 @@
 """PG k-means, written once over engines.
 
     consolidate -> partition (or another start) -> lloyd, with cautious partitioning of donors
-    whenever clusters are empty -> the best of the starts
+    whenever clusters are empty -> the same within size limits, if asked for -> the best of the
+    starts
 
 ``run`` is the paper's box; each stage has a file of its own name.
 """
@@ -17,6 +18,7 @@ from pgkmeans_sk.pipeline.consolidate import consolidated
 from pgkmeans_sk.pipeline.empty_clusters import settle
 from pgkmeans_sk.pipeline.lloyd import lloyd
 from pgkmeans_sk.pipeline.settings import Journal, Monitor, Settings
+from pgkmeans_sk.pipeline.size_limits import cluster_within
 from pgkmeans_sk.pipeline.starts import Start
 from pgkmeans_sk.results import Solution, State
 
@@ -42,8 +44,16 @@ def run(
         leaves = start(points, settings, rng, journal)
         centers = settings.place(leaves, leaves, points.dtype)
         state = settle(points, centers, settings, journal)
-        state, n_iter, converged = lloyd(points, state, settings, journal, monitor)
-        if points is not engine:
+        # Within size limits, iterations are those that obey them: only they are reported.
+        unlimited = settings.size_limits is None
+        state, n_iter, converged = lloyd(
+            points, state, settings, journal, monitor if unlimited else None
+        )
+        if settings.size_limits is not None:
+            state, n_iter, converged = cluster_within(
+                engine, (state.centers, centers), settings.size_limits, settings, rng, monitor
+            )
+        elif points is not engine:
             state = settle(engine, state.centers, settings, journal)
         solution = _solution(engine, state, n_iter, converged, journal)
         settings.log(

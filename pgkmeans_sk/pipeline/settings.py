@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.results import FloatArray, RepairRecord
+from pgkmeans_sk.results import FloatArray, RepairRecord, SizeLimits
 
 
 class Monitor(Protocol):
@@ -37,6 +37,7 @@ class Settings:
     tol: float = 1e-4
     accelerate: bool = True
     spherical: bool = False
+    size_limits: SizeLimits | None = None
     log: Callable[[str], None] = field(default=lambda message: None)
 
     def place(

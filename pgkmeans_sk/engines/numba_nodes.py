@@ -1,0 +1,98 @@
+"""Sets of rows for the engine of ``numba_cpu.py``: nodes of a tree, or clusters to be split."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.engines.merging import row_dtype
+from pgkmeans_sk.kernels import split
+from pgkmeans_sk.kernels.points import Points
+from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
+from pgkmeans_sk.threads import run_tasks
+
+NODE_GROUPS = 64
+"""Nodes are cut in at most so many groups, which may run side by side."""
+GROUP_NUMBERS = 40_000
+"""Numbers that a group reads, at least."""
+
+_RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
+
+
+class NodeRows:
+    """The row numbers of the nodes that are open, node by node in one array.
+
+    Opening others forgets them. While they are open they take 12 bytes for each of their rows.
+    """
+
+    def __init__(
+        self, points: Points, weights: FloatArray, weight_step: int, n_features: int, n_threads: int
+    ) -> None:
+        self._rows: Any = points, weights, weight_step
+        self._n_features, self._n_threads = n_features, n_threads
+        self._order: NDArray[Any] = np.empty(0, dtype=np.int32)
+        self._keys: FloatArray = np.empty(0)
+
+    def open(self, rows: NDArray[Any], ranges: IntArray) -> Nodes:
+        """Nodes with the rows ``rows[low:high]``, for each of the ``ranges`` (m, 2)."""
+        self._order, self._keys = rows, np.empty(len(rows))
+        n_nodes = len(ranges)
+        means, moments = np.empty((n_nodes, self._n_features)), np.empty((n_nodes, 2))
+
+        def measure(p: int) -> None:
+            moments[p] = split.node_moments(
+                *self._rows, self._order, ranges[p, 0], ranges[p, 1], means[p]
+            )
+
+        run_tasks(measure, n_nodes, self._n_threads if len(rows) > GROUP_NUMBERS else 1)
+        return Nodes(ranges, np.diff(ranges)[:, 0], moments[:, 0], means, moments[:, 1])
+
+    def open_clusters(self, labels: NDArray[np.int32], clusters: IntArray) -> Nodes:
+        """One node for each of ``clusters`` (m,): its rows of positive weight by ``labels`` (n,)."""
+        position = np.full(1 + max(int(labels.max()), int(np.max(clusters))), -1, dtype=np.int64)
+        position[clusters] = np.arange(len(clusters))
+        ends = np.zeros(len(clusters) + 1, dtype=np.int64)
+        members = labels, position, *self._rows[1:]
+        split.count_members(*members, ends[1:])
+        np.cumsum(ends, out=ends)
+        rows = np.empty(ends[-1], dtype=row_dtype(len(labels)))
+        split.list_members(*members, ends[:-1].copy(), rows)
+        return self.open(rows, np.column_stack([ends[:-1], ends[1:]]))
+
+    def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
+        """Cut each of the open ``nodes`` in two (see ``Engine.cut``)."""
+        n_nodes = len(nodes)
+        middles = np.empty(n_nodes, dtype=np.int64)
+        weights, scatters = np.zeros((n_nodes, 2)), np.zeros((n_nodes, 2))
+        means = np.zeros((n_nodes, 2, self._n_features))
+        groups = _balanced_groups(nodes.counts, GROUP_NUMBERS // self._n_features)
+
+        def cut_group(g: int) -> None:
+            split.cut_nodes(
+                *self._rows, self._order, self._keys,
+                nodes.handles, nodes.means, fractions, _RULES[rule], n_two_means,
+                groups[g], groups[g + 1], middles, weights, means, scatters,
+            )  # fmt: skip
+
+        run_tasks(cut_group, len(groups) - 1, self._n_threads)
+        children = []
+        for side, (low, high) in enumerate(
+            ((nodes.handles[:, 0], middles), (middles, nodes.handles[:, 1]))
+        ):
+            ranges = np.column_stack([low, high])
+            children.append(
+                Nodes(ranges, high - low, weights[:, side], means[:, side], scatters[:, side])
+            )
+        return Cut(middles > nodes.handles[:, 0], *children)
+
+
+def _balanced_groups(counts: IntArray, smallest: int) -> IntArray:
+    """Bounds of runs of nodes with about the same number of rows each."""
+    ends = np.cumsum(counts)
+    n_groups = max(1, min(NODE_GROUPS, int(ends[-1]) // max(1, smallest)))
+    if n_groups == 1:
+        return np.array([0, len(counts)])
+    bounds = np.searchsorted(ends, np.linspace(0, ends[-1], n_groups + 1)[1:-1], side="right")
+    return np.unique(np.concatenate([[0], bounds, [len(counts)]]))
