@@ -50,7 +50,7 @@ class NodeRows:
         return Nodes(ranges, np.diff(ranges)[:, 0], moments[:, 0], means, moments[:, 1])
 
     def open_clusters(self, labels: NDArray[np.int32], clusters: IntArray) -> Nodes:
-        """One node for each of ``clusters`` (m,): its rows of positive weight by ``labels`` (n,)."""
+        """One node for each of ``clusters`` (m,): its rows of positive weight by ``labels``."""
         position = np.full(1 + max(int(labels.max()), int(np.max(clusters))), -1, dtype=np.int64)
         position[clusters] = np.arange(len(clusters))
         ends = np.zeros(len(clusters) + 1, dtype=np.int64)
