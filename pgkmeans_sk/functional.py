@@ -23,6 +23,7 @@ def pg_kmeans(
     copy_x: bool = True,
     algorithm: str = "auto",
     consolidate: str | float | None = None,
+    refine: int = 0,
     metric: str = "euclidean",
     engine: str = "auto",
     size_min: float | None = None,
@@ -39,7 +40,7 @@ def pg_kmeans(
         Number of clusters.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights >= 0, not all zero; None means ones.
-    init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm, consolidate, metric, engine, size_min, size_max
+    init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm, consolidate, refine, metric, engine, size_min, size_max
         As in :class:`PGKMeans`.
     return_n_iter : bool, default=False
         Whether to return the number of iterations, too.
@@ -90,6 +91,7 @@ def pg_kmeans(
         copy_x=copy_x,
         algorithm=algorithm,
         consolidate=consolidate,
+        refine=refine,
         metric=metric,
         engine=engine,
         size_min=size_min,

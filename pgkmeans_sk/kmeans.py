@@ -105,6 +105,11 @@ class PGKMeans(
         ("exact"), rows within a distance, or within the distance that costs at most 1 % of
         the expected inertia ("auto"). Labels are those of the original rows in any case.
 
+    refine : int, default=0
+        After convergence, up to so many rounds of moving centres from where they are of least use
+        into the clusters with the largest error, each followed by Lloyd's iteration. The inertia
+        falls with each round; the last is the one that gains less than 0.02 %.
+
     metric : {"euclidean", "cosine"}, default="euclidean"
         "cosine" is spherical k-means: rows and centres are scaled to length 1, and the squared
         distance between them is ``2 (1 - cosine)``. Rows of zeros are kept as they are.
@@ -145,9 +150,9 @@ class PGKMeans(
         were partitioned, inertia before and after.
 
     start_ : str
-        Where the best solution began: "partition" or "rows", which raced each other if
-        ``init="partition"`` and the table is small; "optimum" in one dimension; else ``init``,
-        "array" or "callable".
+        Where the best solution began: with ``init="partition"`` the name of the tree (on small
+        tables two of them race each other), or "optimum" in one dimension; else ``init``, "array"
+        or "callable".
 
     engine_ : str
         The engine that did the work.
@@ -200,6 +205,7 @@ class PGKMeans(
         copy_x: bool = True,
         algorithm: str = "auto",
         consolidate: str | float | None = None,
+        refine: int = 0,
         metric: str = "euclidean",
         engine: str = "auto",
         size_min: float | None = None,
@@ -215,6 +221,7 @@ class PGKMeans(
         self.copy_x = copy_x
         self.algorithm = algorithm
         self.consolidate = consolidate
+        self.refine = refine
         self.metric = metric
         self.engine = engine
         self.size_min = size_min

@@ -38,6 +38,7 @@ def check_parameters(estimator: Any) -> None:
         check_integer("n_init", estimator.n_init, 1)
     check_integer("max_iter", estimator.max_iter, 1)
     check_number("tol", estimator.tol, 0.0)
+    check_integer("refine", estimator.refine, 0)
     check_choice("algorithm", estimator.algorithm, ALGORITHMS)
     check_choice("metric", estimator.metric, METRICS)
     check_choice("engine", estimator.engine, ENGINE_NAMES)
@@ -87,6 +88,7 @@ def settings_of(
         tol=float(estimator.tol),
         accelerate=estimator.algorithm == "auto",
         spherical=estimator.metric == "cosine",
+        refine=int(estimator.refine),
         size_limits=size_limits,
         log=log,
     )

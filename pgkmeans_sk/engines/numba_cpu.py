@@ -252,7 +252,8 @@ class NumbaEngine:
             centers, limits, self._labels, found, prices
         )
         self._labels[:] = found
-        self._pruning.forget()  # bounds are about other centres than a row's own
+        if not self._is_sparse:
+            self._pruning.forget()  # bounds are about other centres than a row's own
         return prices, changed
 
     def measure(self, centers: NDArray[np.floating]) -> Assignment:
@@ -310,14 +311,6 @@ class NumbaEngine:
         n_drawn = min(n_rows, len(candidates))
         drawn = rng.choice(candidates, n_drawn, replace=False, p=shares)
         return self._rows(np.resize(drawn, n_rows))  # too few rows: repeated, repaired later
-
-    def draw_by_weight(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
-        rows = self._rows(np.arange(self.n_rows))
-        order = np.lexsort(rows.T)
-        ends = np.cumsum(np.broadcast_to(self._weights, self.n_rows)[order])
-        # A share of the weight, seldom on an end: the sum's rounding does not move it across.
-        drawn = np.searchsorted(ends, rng.random_sample(n_rows) * ends[-1], side="right")
-        return np.asarray(rows[order[np.minimum(drawn, self.n_rows - 1)]])
 
     def draw_kmeans_plusplus(
         self, n_clusters: int, rng: np.random.RandomState

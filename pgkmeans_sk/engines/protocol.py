@@ -102,13 +102,6 @@ class Engine(Protocol):
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
         """Rows drawn without replacement, by weight."""
 
-    def draw_by_weight(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
-        """Rows drawn with replacement: a row of weight 2 as often as the row twice.
-
-        The same numbers of ``rng`` draw the same rows, in whatever order the rows are. For small
-        tables: rows are sorted.
-        """
-
     def draw_kmeans_plusplus(
         self, n_clusters: int, rng: np.random.RandomState
     ) -> NDArray[np.floating]:

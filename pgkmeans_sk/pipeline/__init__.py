@@ -1,8 +1,8 @@
 """PG k-means, written once over engines.
 
-    consolidate -> partition (or another start) -> lloyd, with cautious partitioning of donors
-    whenever clusters are empty -> the same within size limits, if asked for -> the best of the
-    starts
+    consolidate -> partition (or another start) -> lloyd -> refine, with cautious partitioning of
+    donors whenever clusters are empty -> the same within size limits, if asked for -> the best of
+    the starts
 
 ``run`` is the paper's box; each stage has a file of its own name.
 """
@@ -17,6 +17,7 @@ from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.consolidate import consolidated
 from pgkmeans_sk.pipeline.empty_clusters import settle
 from pgkmeans_sk.pipeline.lloyd import lloyd
+from pgkmeans_sk.pipeline.refine import refine
 from pgkmeans_sk.pipeline.settings import Journal, Monitor, Settings
 from pgkmeans_sk.pipeline.size_limits import cluster_within
 from pgkmeans_sk.pipeline.starts import Start
@@ -49,6 +50,10 @@ def run(
         state, n_iter, converged = lloyd(
             points, state, settings, journal, monitor if unlimited else None
         )
+        if settings.refine and not journal.is_optimal:
+            state, n_iter = refine(
+                points, state, settings, journal, n_iter, monitor if unlimited else None
+            )
         if settings.size_limits is not None:
             state, n_iter, converged = cluster_within(
                 engine, (state.centers, centers), settings.size_limits, settings, rng, monitor

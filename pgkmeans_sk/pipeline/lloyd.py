@@ -32,12 +32,13 @@ def lloyd(
     settings: Settings,
     journal: Journal,
     monitor: Monitor | None = None,
+    n_before: int = 0,
 ) -> tuple[State, int, bool]:
     """Iterate from ``state``; returns the last state, the iterations and whether it converged.
 
     Convergence is scikit-learn's: the labels repeat, or the squared moves of all centres towards
     their means add up to at most ``tol`` times the mean variance of the columns. On return the
-    engine's labels are those of the state.
+    engine's labels are those of the state. Iterations are numbered from ``n_before`` + 1.
     """
     threshold = settings.tol * engine.mean_variance() if settings.tol > 0 else -1.0
     momentum = _Momentum(engine.dtype)
@@ -48,7 +49,7 @@ def lloyd(
     n_iter = 0
     while n_iter < settings.max_iter and not converged:
         n_iter += 1
-        journal.iteration = n_iter
+        journal.iteration = n_before + n_iter
         means: FloatArray = settings.place(state.assignment.centroids, state.centers, np.float64)
         shift = float(((means - state.centers) ** 2).sum())
         converged = shift <= threshold or progress.has_stalled()
@@ -72,8 +73,9 @@ def lloyd(
             # A plain step that gains nothing can only be rounding: this is the end of the road.
             converged = converged or plain
         progress.add(state.inertia)
-        settings.log(f"iteration {n_iter}: inertia {state.inertia:.6g}")
-        if monitor is not None and monitor.end_iteration(n_iter, state.centers, state.inertia):
+        number = n_before + n_iter
+        settings.log(f"iteration {number}: inertia {state.inertia:.6g}")
+        if monitor is not None and monitor.end_iteration(number, state.centers, state.inertia):
             break
     if not labels_belong:
         state = State(state.centers, engine.assign(state.centers))

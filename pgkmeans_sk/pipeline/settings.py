@@ -37,6 +37,7 @@ class Settings:
     tol: float = 1e-4
     accelerate: bool = True
     spherical: bool = False
+    refine: int = 0
     size_limits: SizeLimits | None = None
     log: Callable[[str], None] = field(default=lambda message: None)
 
