@@ -14,7 +14,7 @@ from pgkmeans_sk.engines import numba_cpu, pruning
 from pgkmeans_sk.engines.center_order import order_centers
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST, lower_and_compare
-from pgkmeans_sk.kernels.errors import add_error, quick_sq_error, sq_error
+from pgkmeans_sk.kernels.errors import add_error, quick_sq_error, row_product, sq_error
 from pgkmeans_sk.kernels.panels import least_of_panel, panel_values, rows_at_once
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
 from tests import reference
@@ -78,7 +78,8 @@ def test_panel_is_held_against_listed_rows(n_features, dtype):
 def call_errors(x, centers, quick_centers, label, weight, sums, sq_errors):
     add_error(x, 0, centers, label, x.size, weight, sums, sq_errors)
     quick = quick_sq_error(x, 0, quick_centers, label, x.size)
-    return sq_error(x, 0, centers, label, x.size), quick
+    product = row_product(x, 0, centers, label, x.size)
+    return sq_error(x, 0, centers, label, x.size), quick, product
 
 
 @dtypes
@@ -91,13 +92,14 @@ def test_errors_are_added_up_in_one_order(n_features, dtype):
     expected = sums.copy()
     expected[1] += 0.7 * (x.astype(np.float64) - centers[1])
     quick_centers = centers.astype(dtype).ravel()
-    sq_dist, quick = call_errors(x, centers, quick_centers, 1, 0.7, sums, sq_errors)
+    sq_dist, quick, product = call_errors(x, centers, quick_centers, 1, 0.7, sums, sq_errors)
     # Equal bits on every processor: products are rounded before they are added.
     lanes = reference.errors_of_row(x, centers[1])
     assert sq_dist == (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
     np.testing.assert_array_equal(sq_errors[1], reference.errors_of_row(x, centers[1], 0.7))
     np.testing.assert_array_equal(sums, expected)
     assert (sq_errors[[0, 2]] == 0).all()
+    np.testing.assert_allclose(product, x.astype(np.float64) @ centers[1], atol=1e-12)
     assert abs(quick - sq_dist) <= (n_features + 16) * np.finfo(dtype).eps * sq_dist
 
 

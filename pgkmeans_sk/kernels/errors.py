@@ -1,5 +1,7 @@
 """A row's error vector ``x - c``: its squared length, and adding it to its cluster's sums.
 
+Products with a direction, ``row_product``, are added up in the same way.
+
 Sums are float64, whatever the data is, and always in one order: four sums run side by side, in the
 four lanes of a vector, on every processor:
 
@@ -41,24 +43,56 @@ def sq_error(
     signature = types.float64(values, types.intp, centers, types.intp, types.intp)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        emit = VectorBuilder(builder, ir.DoubleType(), 64, LANES, arguments[4].type)
-        row, center = _row_and_center(context, emit, signature, arguments)
-        total_r = emit.register(emit.zero)
+        def square(x: Any, c: Any) -> Any:
+            error = builder.fsub(x, c)
+            return builder.fmul(error, error)
 
-        def add_whole(t: Any) -> None:
-            error = builder.fsub(_load_row(emit, row, t), emit.load(center, t))
-            builder.store(builder.fadd(builder.load(total_r), builder.fmul(error, error)), total_r)
-
-        n_whole = _for_whole(emit, arguments[4], add_whole)
-        lanes = _lanes(emit, builder.load(total_r))
-        rest_r = cgutils.alloca_once_value(builder, lanes[0])
-        with cgutils.for_range(builder, arguments[4], start=n_whole) as rest:
-            error = _scalar_error(emit, row, center, rest.index)
-            builder.store(builder.fadd(builder.load(rest_r), builder.fmul(error, error)), rest_r)
-        first = builder.fadd(builder.load(rest_r), lanes[1])
-        return builder.fadd(first, builder.fadd(lanes[2], lanes[3]))
+        return _four_sums(context, builder, signature, arguments, square)
 
     return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def row_product(
+    typing_context: Any,
+    values: Any,  # IN float; a row is values[at : at + d]
+    at: Any,  # IN intp
+    vectors: Any,  # IN (K, d) float64
+    label: Any,  # IN intp
+    n_features: Any,  # IN intp, d
+) -> Any:
+    """``x . v`` of a contiguous row and one of the vectors, in float64."""
+    signature = types.float64(values, types.intp, vectors, types.intp, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _four_sums(context, builder, signature, arguments, builder.fmul)
+
+    return signature, generate
+
+
+def _four_sums(
+    context: Any, builder: Any, signature: Any, arguments: Any, term: Callable[[Any, Any], Any]
+) -> Any:
+    """The sum of ``term(x_t, c_t)``, in four sums side by side."""
+    n_features = arguments[4]
+    emit = VectorBuilder(builder, ir.DoubleType(), 64, LANES, n_features.type)
+    row, center = _row_and_center(context, emit, signature, arguments)
+    total_r = emit.register(emit.zero)
+
+    def add_whole(t: Any) -> None:
+        added = term(_load_row(emit, row, t), emit.load(center, t))
+        builder.store(builder.fadd(builder.load(total_r), added), total_r)
+
+    n_whole = _for_whole(emit, n_features, add_whole)
+    numbers = [ir.Constant(emit.int32, lane) for lane in range(LANES)]
+    lanes = [builder.extract_element(builder.load(total_r), number) for number in numbers]
+    rest_r = cgutils.alloca_once_value(builder, lanes[0])
+    with cgutils.for_range(builder, n_features, start=n_whole) as rest:
+        x = _load_number(emit, row, rest.index)
+        added = term(x, builder.load(builder.gep(center, [rest.index])))
+        builder.store(builder.fadd(builder.load(rest_r), added), rest_r)
+    first = builder.fadd(builder.load(rest_r), lanes[1])
+    return builder.fadd(first, builder.fadd(lanes[2], lanes[3]))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -99,7 +133,8 @@ def add_error(
         n_whole = _for_whole(emit, n_features, add_whole)
         emit.store(builder.load(total_r), of_cluster, emit.index(0))
         with cgutils.for_range(builder, n_features, start=n_whole) as rest:
-            error = _scalar_error(emit, row, center, rest.index)
+            c = builder.load(builder.gep(center, [rest.index]))
+            error = builder.fsub(_load_number(emit, row, rest.index), c)
             weighted = builder.fmul(weight, error)
             for place, added in (
                 (builder.gep(sums, [rest.index]), weighted),
@@ -178,14 +213,7 @@ def _load_row(emit: VectorBuilder, row: Any, t: Any) -> Any:
     return emit.builder.fpext(loaded, emit.vector)
 
 
-def _scalar_error(emit: VectorBuilder, row: Any, center: Any, t: Any) -> Any:
-    builder = emit.builder
-    x = builder.load(builder.gep(row, [t]))
-    if x.type != emit.element:
-        x = builder.fpext(x, emit.element)
-    return builder.fsub(x, builder.load(builder.gep(center, [t])))
-
-
-def _lanes(emit: VectorBuilder, vector: Any) -> list[Any]:
-    numbers = [ir.Constant(emit.int32, lane) for lane in range(emit.lanes)]
-    return [emit.builder.extract_element(vector, number) for number in numbers]
+def _load_number(emit: VectorBuilder, row: Any, t: Any) -> Any:
+    """One value of a row, widened."""
+    x = emit.builder.load(emit.builder.gep(row, [t]))
+    return x if x.type == emit.element else emit.builder.fpext(x, emit.element)

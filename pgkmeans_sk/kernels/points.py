@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from pgkmeans_sk.kernels.errors import row_product, sq_error
+
 
 class DensePoints(NamedTuple):
     """Rows of a dense matrix: element (i, t) is ``base[i * row_step + t * column_step]``.
@@ -88,7 +90,9 @@ def _sq_dist_to(points, i, vector, vector_norm):
     def dense(points, i, vector, vector_norm):
         at = i * points.row_step
         step = points.column_step
-        # Four sums side by side, since one alone waits for each addition.
+        if step == 1:
+            return sq_error(points.base, at, vector, 0, points.n_features)
+        # The same in the same order: four sums side by side.
         sum0 = sum1 = sum2 = sum3 = 0.0
         whole = points.n_features - points.n_features % 4
         for t in range(0, whole, 4):
@@ -114,10 +118,20 @@ def _sq_dist_to(points, i, vector, vector_norm):
 def _dot_with(points, i, vector):
     def dense(points, i, vector):
         at = i * points.row_step
-        total = 0.0
-        for t in range(points.n_features):
-            total += points.base[at + t * points.column_step] * vector[t]
-        return total
+        step = points.column_step
+        if step == 1:
+            return row_product(points.base, at, vector, 0, points.n_features)
+        # The same in the same order: four sums side by side.
+        sum0 = sum1 = sum2 = sum3 = 0.0
+        whole = points.n_features - points.n_features % 4
+        for t in range(0, whole, 4):
+            sum0 += points.base[at + t * step] * vector[t]
+            sum1 += points.base[at + (t + 1) * step] * vector[t + 1]
+            sum2 += points.base[at + (t + 2) * step] * vector[t + 2]
+            sum3 += points.base[at + (t + 3) * step] * vector[t + 3]
+        for t in range(whole, points.n_features):
+            sum0 += points.base[at + t * step] * vector[t]
+        return (sum0 + sum1) + (sum2 + sum3)
 
     def sparse(points, i, vector):
         total = 0.0
@@ -134,7 +148,7 @@ def _add_row(points, i, weight, target):
         at = i * points.row_step
         if points.column_step == 1:
             for t in range(points.n_features):
-                target[t] += weight * points.base[at + t]
+                target[np.uintp(t)] += weight * points.base[np.uintp(at + t)]
         else:
             for t in range(points.n_features):
                 target[t] += weight * points.base[at + t * points.column_step]
