@@ -1,9 +1,9 @@
 """Bounds that an engine keeps between two assignments, for as long as they pay.
 
 Whether a pass is pruned changes its time and nothing else (``kernels/pruned.py``), so the choice
-may depend on the clock: the first pass over new centres looks at all of them and is timed; from the
-second on bounds are kept. When pruned passes take longer than that first one, bounds rest for some
-passes, twice as many each time.
+may depend on the clock: the first passes over new centres look at all of them and are timed; then
+bounds are kept. When a pruned pass takes longer than that, bounds rest for some passes, twice as
+many each time.
 """
 
 from __future__ import annotations
@@ -31,8 +31,13 @@ SMALL_BYTES = 3 * 2**24
 LARGEST_SPAN = 12.0
 """The largest bound, in units of the typical distance of a row to its centre."""
 BLOCK_BYTES = 2**15
-PATIENCE = 2
-"""Slow passes in a row before bounds are given a rest."""
+LONG_ROWS = 64
+"""Features from which on finding all bounds takes no longer than a pass without any; for short rows
+it takes twice as long."""
+WARM_UP = 4
+"""Passes over short rows before bounds are tried: until then centres move far. Else one."""
+FIRST_REST = 4
+"""Passes without bounds after the first one that did not pay."""
 
 
 class Pruning:
@@ -55,7 +60,8 @@ class Pruning:
         self.order: NDArray[np.int32] | None = None
         self._lower: NDArray[np.uint16] | None = None
         self._dense_seconds = np.inf
-        self._n_slow, self._rest, self._next_rest = 0, 0, 4
+        self._n_dense, self._rest, self._next_rest = 0, 0, FIRST_REST
+        self._is_fresh = False
         block = BLOCK_BYTES // (4 * n_features)
         self.block_size = int(np.clip(block, 64, 256))
 
@@ -86,11 +92,11 @@ class Pruning:
             self._lower = None
             return None
         if self._centers is None or self._centers.shape != centers.shape:
-            self._lower = None
-            self._centers = None
+            self._lower, self._centers, self._n_dense = None, None, 0
             return None
         if self._lower is None:
-            if not 0.0 < typical_distance < np.inf:
+            warm_up = 1 if self._n_features >= LONG_ROWS else WARM_UP
+            if self._n_dense < warm_up or not 0.0 < typical_distance < np.inf:
                 return None
             self._begin(centers, typical_distance)
         return self._moved_to(centers)
@@ -109,6 +115,7 @@ class Pruning:
         self._position = np.empty(len(centers), dtype=np.int32)
         self._position[self.order] = np.arange(len(centers), dtype=np.int32)
         self._lower = np.zeros(self._n_rows * self._width, dtype=np.uint16)
+        self._is_fresh = True
         smallest = float(np.finfo(centers.dtype).tiny)
         self._tiny = 2.0 * self._n_features * smallest
 
@@ -143,8 +150,9 @@ class Pruning:
         self._lower, self._centers = lower, np.array(centers, dtype=np.float64)
         if not is_pruned:
             self._dense_seconds = seconds
-            return
-        self._n_slow = self._n_slow + 1 if seconds > self._dense_seconds else 0
-        if self._n_slow > PATIENCE:
-            self._n_slow, self._rest, self._next_rest = 0, self._next_rest, 2 * self._next_rest
+            self._n_dense += 1
+        elif self._is_fresh:  # all bounds were to be found: that tells nothing of the next pass
+            self._is_fresh = False
+        elif seconds > self._dense_seconds:
+            self._rest, self._next_rest = self._next_rest, 2 * self._next_rest
             self._lower = None
