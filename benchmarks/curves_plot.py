@@ -40,19 +40,10 @@ def _draw_case(rows: Sequence[quality.Row], path: Path) -> Path:
     panel.set_yticks(ticks, [f"{tick:g} %" for tick in ticks])
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    panel.set_xlabel("seconds of one fit (log scale)")
+    panel.set_xlabel("seconds of one fit (log scale); large mark: the library's default")
     panel.set_ylabel("SSE above the best found here")
     panel.set_title(
         f"Time to quality: {quality.case_title(rows[0])}", loc="left", fontweight="bold"
-    )
-    panel.annotate(
-        "large mark: the library's default; lower left is better",
-        (1.0, 1.0),
-        xycoords="axes fraction",
-        ha="right",
-        va="bottom",
-        fontsize=8.5,
-        color="0.35",
     )
     figure.legend(loc="outside right center", frameon=False, fontsize=9)
     return plotting.save(figure, path)

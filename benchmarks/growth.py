@@ -104,16 +104,16 @@ def _series_sheet(
         table.append((words, *(as_number(slopes[name][key], 2) for name in names), *blank))
     columns = (
         column,
-        *(f"{name}, ms / iteration" for name in names),
+        *(f"{name} ms" for name in names),
         *(f"ours / {name}" for name in names[1:]),
-        *(f"{name}, bytes / row" for name in with_memory),
+        *(f"{name} bytes" for name in with_memory),
     )
     caption = (
         f"Synthetic: a Gaussian mixture. {settings['iterations']} Lloyd iterations from the same "
-        "start; seconds of the fit by its iterations."
+        "start; ms: milliseconds of the fit by its iterations."
     )
     if with_memory:
-        caption += " Bytes: peak memory of the fit beyond the data, by rows."
+        caption += " Bytes: peak memory of the fit beyond the data, per row."
     title = f"{series} ({fixed_sizes(rows, series)}, synthetic)"
     return Sheet(title, columns, table, caption, picture=picture)
 

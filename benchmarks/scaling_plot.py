@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import growth, plotting
 
 _AXIS = {
@@ -13,6 +15,8 @@ _AXIS = {
     "features": "features d",
     "threads": "threads",
 }
+
+_LINE_HEIGHT = 10.0  # points
 
 
 def draw(result: dict[str, Any], folder: Path) -> list[Path]:
@@ -56,18 +60,6 @@ def _draw_series(
         x = [row[column] for row in group]
         y = [row["seconds_per_iteration"] for row in group]
         panel.plot(x, y, **plotting.style(name))
-        slope = slopes[series, name]
-        if slope is not None:
-            words = f"{slope:.2f}"
-            panel.annotate(
-                words,
-                (x[-1], y[-1]),
-                xytext=(7, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-                color=plotting.style(name)["color"],
-            )
     panel.set_xscale("log")
     panel.set_yscale("log")
     sizes = sorted({row[column] for row in rows})
@@ -76,9 +68,29 @@ def _draw_series(
     panel.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.margins(x=0.12)
+    _write_slopes(panel, {name: slopes[series, name] for name in growth.libraries(rows)})
     panel.set_xlabel(f"{_AXIS[series]} (number at the end: exponent)")
     panel.set_ylabel("seconds / iteration")
     panel.set_title(growth.fixed_sizes(rows, series), loc="left", fontsize=10)
+
+
+def _write_slopes(panel: Any, slopes: dict[str, float | None]) -> None:
+    """Write each line's exponent beside its last point, one above the other where they are close."""
+    ends = [(line.get_ydata()[-1], line.get_xdata()[-1]) for line in panel.lines]
+    below = -np.inf
+    for (y, x), (name, slope) in sorted(zip(ends, slopes.items(), strict=True)):
+        points = panel.transData.transform((x, y))[1] * 72.0 / panel.figure.dpi
+        written = max(points, below + _LINE_HEIGHT)
+        below = written
+        panel.annotate(
+            "" if slope is None else f"{slope:.2f}",
+            (x, y),
+            xytext=(7, written - points),
+            textcoords="offset points",
+            va="center",
+            fontsize=8.5,
+            color=plotting.style(name)["color"],
+        )
 
 
 def _short(size: int) -> str:
