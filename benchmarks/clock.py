@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 # OpenMP threads of the library that ran before keep spinning for up to 0.2 s (KMP_BLOCKTIME's
 # default) and would be paid for by the next one.
 SETTLE_SECONDS = 0.3
-_SHORTEST_TIMING = 0.2  # seconds; a fit of a few milliseconds is repeated until this much is spent
+SHORTEST_TIMING = 0.2  # seconds; a fit of a few milliseconds is repeated until this much is spent
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def timed_fit(fit: Callable[[], T]) -> tuple[float, T]:
     seconds: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        while sum(seconds) < _SHORTEST_TIMING and len(seconds) < 20:
+        while sum(seconds) < SHORTEST_TIMING and len(seconds) < 20:
             begin = time.perf_counter()
             fitted = fit()
             seconds.append(time.perf_counter() - begin)

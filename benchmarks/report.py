@@ -34,9 +34,9 @@ RESULTS = Path(__file__).parent / "results"
 def read(path: Path) -> Result:
     """Read a result file."""
     result: Result = json.loads(path.read_text())
-    if result.get("kind") not in _SHEETS:
+    if result.get("kind") not in SHEETS:
         raise ValueError(
-            f"{path}: got kind {result.get('kind')!r}, but expected one of {', '.join(_SHEETS)}."
+            f"{path}: got kind {result.get('kind')!r}, but expected one of {', '.join(SHEETS)}."
         )
     return result
 
@@ -189,7 +189,7 @@ def _empty_cluster_sheets(result: Result) -> list[Sheet]:
     return sheets
 
 
-_SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
+SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "speed": _speed_sheets,
     "cold": _cold_sheets,
     "empty-clusters": _empty_cluster_sheets,
@@ -201,7 +201,7 @@ _SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
 
 def show(result: Result, console: Console) -> None:
     """Print a result on the terminal."""
-    for sheet in _SHEETS[result["kind"]](result):
+    for sheet in SHEETS[result["kind"]](result):
         console.print(drawn(sheet))
     for paragraph in _footnotes(result):
         console.print(paragraph, style="dim", highlight=False)
@@ -220,7 +220,7 @@ def drawn(sheet: Sheet) -> Table:
 def to_markdown(result: Result, source: str) -> str:
     """Return a result as Markdown tables that name the JSON file they come from."""
     parts = []
-    for sheet in _SHEETS[result["kind"]](result):
+    for sheet in SHEETS[result["kind"]](result):
         rule = ["---" if index < sheet.n_text else "---:" for index in range(len(sheet.columns))]
         lines = [f"**{sheet.title}**", ""]
         lines += [f"![{sheet.title}](images/{sheet.picture})", ""] if sheet.picture else []

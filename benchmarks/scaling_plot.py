@@ -75,7 +75,7 @@ def _draw_series(
 
 
 def _write_slopes(panel: Any, slopes: dict[str, float | None]) -> None:
-    """Write each line's exponent beside its last point, one above the other where they are close."""
+    """Write each line's exponent beside its last point; close ones one above the other."""
     ends = [(line.get_ydata()[-1], line.get_xdata()[-1]) for line in panel.lines]
     below = -np.inf
     for (y, x), (name, slope) in sorted(zip(ends, slopes.items(), strict=True)):
