@@ -127,7 +127,7 @@ def _superkmeans_sampled(name: str, n_rows: int, iterations: Sequence[int]) -> l
         for count in iterations
     ]
     for share in (0.1, 0.5):
-        for count in (iterations[len(iterations) // 2], iterations[-1]):
+        for count in sorted({iterations[len(iterations) // 2], iterations[-1]}):
             parameters = fixed | {"iters": count, "sampling_fraction": share}
             words = f"{_counted(count)}, {share:.0%} of the rows"
             # As much work as so many fewer iterations.
