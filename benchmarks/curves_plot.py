@@ -33,10 +33,12 @@ def _draw_case(rows: Sequence[quality.Row], path: Path) -> Path:
 
     panel.set_xscale("log")
     panel.set_yscale("symlog", linthresh=_LINEAR_BELOW, linscale=0.5)
-    panel.set_ylim(bottom=-0.2 * _LINEAR_BELOW)
+    # Room for the large marks at both ends.
+    worst = 100.0 * (max(row["sse"] for row in rows) / best - 1.0)
+    top = 1.4 * max(worst, _LINEAR_BELOW)
+    panel.set_ylim(-0.2 * _LINEAR_BELOW, top)
     # A per cent more is what one looks for, so the axis is labelled in plain numbers.
-    top = max(panel.get_ylim()[1], _LINEAR_BELOW)
-    ticks = [0.0, *(tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if tick <= top)]
+    ticks = [0.0, *(tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if tick <= top)]
     panel.set_yticks(ticks, [f"{tick:g} %" for tick in ticks])
     panel.yaxis.set_minor_formatter(NullFormatter())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
