@@ -4,7 +4,8 @@ The sentences are those of public GLUE tasks, as plain files: ``SST-2/{train,dev
 sentence), ``CoLA/{train,dev}.tsv`` (source, label, mark, sentence), ``RTE/{train,dev}.tsv`` (index,
 two sentences, label; with a header) and ``STS-B/{train,dev}.csv`` (four columns, score, two
 sentences), all separated by tabs. They are not part of this project: the folder is named by the
-environment variable PGKMEANS_GLUE, and without it the case is skipped.
+environment variable PGKMEANS_GLUE, else it is ../shared/data/glue beside the checkout; if there is
+none, the case is skipped. Once computed, the array comes from the cache, whatever the folder.
 
 ``python -m benchmarks.activations`` checks the forward pass: on STS-B's dev set, the rank
 correlation of cosine similarities with the judgement of people.
