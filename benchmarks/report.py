@@ -15,28 +15,28 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import growth, line, quality
+from benchmarks.sheets import (
+    Sheet,
+    as_mebibytes,
+    as_number,
+    as_percent,
+    as_seconds,
+    as_sse,
+    as_whole,
+)
+
 Result = dict[str, Any]
 
 RESULTS = Path(__file__).parent / "results"
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A table, not yet drawn. Columns after the first ``n_text`` are numbers (right-aligned)."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
-    n_text: int = 1
-
-
 def read(path: Path) -> Result:
     """Read a result file."""
     result: Result = json.loads(path.read_text())
-    if result.get("kind") not in _SHEETS:
+    if result.get("kind") not in SHEETS:
         raise ValueError(
-            f"{path}: got kind {result.get('kind')!r}, but expected one of {', '.join(_SHEETS)}."
+            f"{path}: got kind {result.get('kind')!r}, but expected one of {', '.join(SHEETS)}."
         )
     return result
 
@@ -48,34 +48,6 @@ def write(result: Result, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
     return path
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "-"
-    if value != 0 and (abs(value) >= 1e6 or abs(value) < 10**-digits):
-        return f"{value:.{digits + 1}e}"
-    return f"{value:.{digits}f}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
-
-
-def _sse(value: float) -> str:
-    return f"{value:.6g}" if value < 1e6 else f"{value:.5e}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:+.2f} %"
-
-
-def _whole(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}".replace(",", " ")
-
-
-def _mebibytes(value: int | None) -> str:
-    return "-" if value is None else f"{value / 2**20:.1f}"
 
 
 def _skips(result: Result) -> str:
@@ -109,7 +81,7 @@ def _footnotes(result: Result) -> list[str]:
     """Return what belongs below all tables of a result, a paragraph each."""
     # A speed result's notes are about single libraries and stand below the tables that show them.
     notes = [] if result["kind"] == "speed" else list(result.get("notes", {}).values())
-    return [line for line in (*notes, _skips(result), _where(result)) if line]
+    return [note for note in (*notes, _skips(result), _where(result)) if note]
 
 
 def _speed_sheets(result: Result) -> list[Sheet]:
@@ -118,22 +90,22 @@ def _speed_sheets(result: Result) -> list[Sheet]:
     for case, mode in dict.fromkeys((row["case"], row["mode"]) for row in rows):
         group = [row for row in rows if (row["case"], row["mode"]) == (case, mode)]
         ours = group[0]  # the harness yields ours first
-        size = f"{_whole(ours['n'])} x {ours['d']}, K={ours['k']}"
+        size = f"{as_whole(ours['n'])} x {ours['d']}, K={ours['k']}"
         flags = "synthetic, " if ours["synthetic"] else ""
         iterations = result["settings"]["same_start_iterations"]
         heading = f"same start, {iterations} iterations" if mode == "same start" else mode
         table = [
             (
                 row["library"] + ("" if mode != "same start" or row["shared_start"] else " *"),
-                _seconds(row["seconds"]),
-                f"{_seconds(row['seconds_min'])} - {_seconds(row['seconds_max'])}",
+                as_seconds(row["seconds"]),
+                f"{as_seconds(row['seconds_min'])} - {as_seconds(row['seconds_max'])}",
                 str(len(row["all_seconds"])),
-                "1" if row is ours else _number(row["ours_over_theirs"]),
-                _sse(row["sse"]),
-                _percent(row["sse"] / ours["sse"] - 1.0),
-                _whole(row["n_empty"]),
-                _whole(row["n_iter"]),
-                _mebibytes(row["peak_bytes"]),
+                "1" if row is ours else as_number(row["ours_over_theirs"]),
+                as_sse(row["sse"]),
+                as_percent(row["sse"] / ours["sse"] - 1.0),
+                as_whole(row["n_empty"]),
+                as_whole(row["n_iter"]),
+                as_mebibytes(row["peak_bytes"]),
             )
             for row in group
         ]
@@ -175,7 +147,7 @@ def _cold_sheets(result: Result) -> list[Sheet]:
         "second_fit_seconds",
     )
     rows = [
-        (row["library"], row["state"], *(_seconds(row[key]) for key in keys))
+        (row["library"], row["state"], *(as_seconds(row[key]) for key in keys))
         for row in result["rows"]
     ]
     return [Sheet("First fit of a small table in a fresh process", columns, rows, n_text=2)]
@@ -200,14 +172,14 @@ def _empty_cluster_sheets(result: Result) -> list[Sheet]:
         rows = [
             (
                 total["arm"],
-                _whole(total["n_empty_first"]),
-                _whole(total["n_empty_last"]),
-                _whole(total["most_empty_last"]),
-                _whole(total["n_passes"]),
-                _whole(total["n_gave_up"]),
-                _percent(total["sse_over_pg_mean"]),
-                _percent(total["sse_over_pg_worst"]),
-                _seconds(total["seconds"]),
+                as_whole(total["n_empty_first"]),
+                as_whole(total["n_empty_last"]),
+                as_whole(total["most_empty_last"]),
+                as_whole(total["n_passes"]),
+                as_whole(total["n_gave_up"]),
+                as_percent(total["sse_over_pg_mean"]),
+                as_percent(total["sse_over_pg_worst"]),
+                as_seconds(total["seconds"]),
             )
             for total in group
         ]
@@ -217,19 +189,22 @@ def _empty_cluster_sheets(result: Result) -> list[Sheet]:
     return sheets
 
 
-_SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
+SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "speed": _speed_sheets,
     "cold": _cold_sheets,
     "empty-clusters": _empty_cluster_sheets,
+    "curves": quality.sheets,
+    "scaling": growth.sheets,
+    "line": line.sheets,
 }
 
 
 def show(result: Result, console: Console) -> None:
     """Print a result on the terminal."""
-    for sheet in _SHEETS[result["kind"]](result):
+    for sheet in SHEETS[result["kind"]](result):
         console.print(drawn(sheet))
-    for line in _footnotes(result):
-        console.print(line, style="dim", highlight=False)
+    for paragraph in _footnotes(result):
+        console.print(paragraph, style="dim", highlight=False)
 
 
 def drawn(sheet: Sheet) -> Table:
@@ -245,9 +220,10 @@ def drawn(sheet: Sheet) -> Table:
 def to_markdown(result: Result, source: str) -> str:
     """Return a result as Markdown tables that name the JSON file they come from."""
     parts = []
-    for sheet in _SHEETS[result["kind"]](result):
+    for sheet in SHEETS[result["kind"]](result):
         rule = ["---" if index < sheet.n_text else "---:" for index in range(len(sheet.columns))]
         lines = [f"**{sheet.title}**", ""]
+        lines += [f"![{sheet.title}](images/{sheet.picture})", ""] if sheet.picture else []
         lines += [f"| {' | '.join(row)} |" for row in (sheet.columns, rule, *sheet.rows)]
         if sheet.caption:
             lines += ["", sheet.caption]
@@ -256,10 +232,26 @@ def to_markdown(result: Result, source: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_KEYS = {
-    "speed": ("case", "n", "mode", "library"),
-    "cold": ("library", "state"),
-    "empty-clusters": ("layer", "k", "arm", "seed"),
+@dataclass(frozen=True)
+class _Comparable:
+    """What identifies a row of one kind of result, and what of it is compared."""
+
+    keys: Sequence[str]
+    clock: str = "seconds"
+    empties: str | None = None  # None: the rows have no such count
+    has_sse: bool = True
+    has_ratio: bool = False
+
+
+_COMPARABLE = {
+    "speed": _Comparable(("case", "n", "mode", "library"), empties="n_empty", has_ratio=True),
+    "cold": _Comparable(("library", "state"), "import_and_first_fit_seconds", has_sse=False),
+    "empty-clusters": _Comparable(("layer", "k", "arm", "seed"), empties="n_empty_last"),
+    "curves": _Comparable(("case", "n", "library", "setting"), empties="n_empty"),
+    "scaling": _Comparable(
+        ("series", "library", "n", "d", "k", "threads"), "seconds_per_iteration", has_sse=False
+    ),
+    "line": _Comparable(("data", "n", "k", "library")),
 }
 
 
@@ -268,23 +260,23 @@ def compare(before: Result, after: Result) -> Sheet:
     kind = before["kind"]
     if kind != after["kind"]:
         raise ValueError(f"Got results of kinds {kind!r} and {after['kind']!r}, but expected one.")
-    keys = _KEYS[kind]
-    clock = "import_and_first_fit_seconds" if kind == "cold" else "seconds"
-    empties = "n_empty" if kind == "speed" else "n_empty_last"
-    old = {tuple(row[key] for key in keys): row for row in before["rows"]}
-    new = {tuple(row[key] for key in keys): row for row in after["rows"]}
+    how = _COMPARABLE[kind]
+    old = {tuple(row[key] for key in how.keys): row for row in before["rows"]}
+    new = {tuple(row[key] for key in how.keys): row for row in after["rows"]}
     table = []
     for key in [key for key in old if key in new]:
         a, b = old[key], new[key]
-        numbers = [_seconds(a[clock]), _seconds(b[clock]), f"{b[clock] / a[clock]:.2f}"]
-        if kind != "cold":
-            numbers += [_percent(b["sse"] / a["sse"] - 1.0), f"{a[empties]} -> {b[empties]}"]
-        if kind == "speed":  # the paired ratio is the figure that survives a change of machine
-            numbers += [_number(a["ours_over_theirs"]), _number(b["ours_over_theirs"])]
+        first, second = a[how.clock], b[how.clock]
+        numbers = [as_seconds(first), as_seconds(second), f"{second / first:.2f}"]
+        numbers += [as_percent(b["sse"] / a["sse"] - 1.0)] if how.has_sse else []
+        numbers += [f"{a[how.empties]} -> {b[how.empties]}"] if how.empties else []
+        if how.has_ratio:  # the paired ratio is the figure that survives a change of machine
+            numbers += [as_number(a["ours_over_theirs"]), as_number(b["ours_over_theirs"])]
         table.append((*map(str, key), *numbers))
-    columns = [*keys, "A s", "B s", "B / A"]
-    columns += [] if kind == "cold" else ["SSE, B to A", "empty"]
-    columns += ["ours / theirs A", "ours / theirs B"] if kind == "speed" else []
+    columns = [*how.keys, "A s", "B s", "B / A"]
+    columns += ["SSE, B to A"] if how.has_sse else []
+    columns += ["empty"] if how.empties else []
+    columns += ["ours / theirs A", "ours / theirs B"] if how.has_ratio else []
     remarks = [
         f"Only in {name}: {'; '.join(' '.join(map(str, key)) for key in mine if key not in other)}."
         for name, mine, other in (("A", old, new), ("B", new, old))
@@ -296,4 +288,4 @@ def compare(before: Result, after: Result) -> Sheet:
         if value != after["settings"].get(name)
     ]
     remarks += [f"{name}: {_where(result)}" for name, result in (("A", before), ("B", after))]
-    return Sheet(f"{kind}: A against B", columns, table, " ".join(remarks), len(keys))
+    return Sheet(f"{kind}: A against B", columns, table, " ".join(remarks), len(how.keys))

@@ -14,28 +14,20 @@ alternate over the peers for several rounds, and the reported ratio is the media
 
 from __future__ import annotations
 
-import gc
-import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 from rich.console import Console
-from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import data, memory
+from benchmarks.clock import timed_fit
 from benchmarks.measure import available_memory, judge, machine, package_versions
-from benchmarks.peers import OURS, PEERS, Fitted, Peer, PeerRefusedError, why_missing, why_too_large
+from benchmarks.peers import OURS, PEERS, Fitted, Peer, own_words, why_missing, why_too_large
 
 SAME_START_ITERATIONS = 25
 MODES = ("same start", "default fit")
-
-# OpenMP threads of the library that ran before keep spinning for up to 0.2 s (KMP_BLOCKTIME's
-# default) and would be paid for by the next one.
-_SETTLE_SECONDS = 0.3
-_SHORTEST_TIMING = 0.2  # seconds; a fit of a few milliseconds is repeated until this much is spent
 
 
 @dataclass
@@ -88,7 +80,12 @@ def run(plan: Plan, console: Console) -> dict[str, Any]:
     present = [peer for peer in chosen if peer.name not in absent]
     for case in plan.cases:
         console.print(f"[bold]{case}[/bold]: loading")
-        X = data.load(case, plan.max_rows)
+        try:
+            X = data.load_if_here(case, plan.max_rows)
+        except data.NotHereError as error:
+            skipped.append({"case": case, "mode": "all", "library": "all", "reason": str(error)})
+            console.print(f"  [yellow]{case} skipped[/yellow]: {error}")
+            continue
         for mode in plan.modes:
             for row in _run_case(plan, case, mode, X, present, skipped, console):
                 result["rows"].append(row)
@@ -115,7 +112,7 @@ def _run_case(
         console.print(f"  [yellow]{peer.name} skipped[/yellow]: {reason}")
 
     def timed(peer: Peer) -> tuple[float, Fitted]:
-        return _time_one_fit(peer, X, n_clusters, start, iterations, plan.seed)
+        return timed_fit(lambda: peer.fit(X, n_clusters, start, iterations, plan.seed))
 
     ours = PEERS[OURS]
     memory.warm_up(OURS, X, n_clusters, same_start)
@@ -146,7 +143,7 @@ def _run_case(
                 try:
                     seconds, fitted = timed(PEERS[name])
                 except Exception as error:  # as in the warm-up: only this peer is out
-                    skip(PEERS[name], _own_words(error))
+                    skip(PEERS[name], own_words(error))
                     del timings[name]
                     continue
             theirs.seconds.append(seconds)
@@ -168,35 +165,8 @@ def _try_warm_up(peer: Peer, X: data.Points, n_clusters: int, same_start: bool) 
     try:
         memory.warm_up(peer.name, X, n_clusters, same_start)
     except Exception as error:  # a peer may raise anything; it must not end the others' run
-        return _own_words(error)
+        return own_words(error)
     return None
-
-
-def _own_words(error: Exception) -> str:
-    if isinstance(error, PeerRefusedError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _time_one_fit(
-    peer: Peer,
-    X: data.Points,
-    n_clusters: int,
-    start: data.Points | None,
-    iterations: int | None,
-    seed: int,
-) -> tuple[float, Fitted]:
-    """Return the seconds of one fit (a short one: the median of several in a row) and the fit."""
-    gc.collect()
-    time.sleep(_SETTLE_SECONDS)
-    seconds: list[float] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        while sum(seconds) < _SHORTEST_TIMING and len(seconds) < 20:
-            begin = time.perf_counter()
-            fitted = peer.fit(X, n_clusters, start, iterations, seed)
-            seconds.append(time.perf_counter() - begin)
-    return median(seconds), fitted
 
 
 def _row(

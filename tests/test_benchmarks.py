@@ -1,0 +1,361 @@
+"""The benchmarks' arithmetic and tables, on results made by hand; nothing is measured here."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from benchmarks import (
+    activations,
+    clock,
+    curves,
+    data,
+    efforts,
+    growth,
+    plotting,
+    quality,
+    report,
+    scaling,
+)
+from benchmarks.__main__ import build_parser
+from benchmarks.wordpiece import WordPiece
+
+MACHINE = {"cpu": "a processor", "cores": 2, "date": "2026-01-02T03:04:05+00:00", "python": "3.11"}
+HEAD = {"machine": MACHINE, "versions": {"numpy": "2.0", "faiss-cpu": "not installed"}}
+
+
+def point(library, setting, seconds, sse, is_default=False):
+    """A row of a curves result; ``seconds`` are those of each round."""
+    return {
+        "case": "toy",
+        "synthetic": True,
+        "n": 1000,
+        "d": 2,
+        "k": 3,
+        "library": library,
+        "ours": library.startswith("pgkmeans-sk"),
+        "setting": setting,
+        "effort": 1,
+        "is_default": is_default,
+        "seconds": float(np.median(seconds)),
+        "all_seconds": seconds,
+        "sse": sse,
+        "n_empty": 0,
+        "n_iter": 1,
+    }
+
+
+CURVES = HEAD | {
+    "kind": "curves",
+    "settings": {},
+    "notes": {"lines": "faiss: all points."},
+    "rows": [
+        point("pgkmeans-sk", "1 iteration", [1.0, 2.0, 1.5], 120.0),
+        point("pgkmeans-sk", "default", [4.0, 4.0, 4.0], 100.0, is_default=True),
+        point("pgkmeans-sk random", "4 iterations", [2.0, 2.5, 2.0], 110.0),
+        point("scikit-learn", "default", [8.0, 10.0], 110.0, is_default=True),
+        point("faiss", "default", [0.5, 0.5, 0.5], 130.0, is_default=True),
+        point("superkmeans flat", "default", [9.0], 99.0, is_default=True),
+    ],
+    "skipped": [{"case": "toy", "library": "fast", "reason": "not installed"}],
+}
+
+
+def timing(series, library, size, seconds_per_iteration, ratio=None, peak_bytes=None):
+    """A row of a scaling result: all sizes are 1000 x 8, K=4, but for the one that grows."""
+    row = {"n": 1000, "d": 8, "k": 4, "threads": 2} | {growth.GROWS[series]: size}
+    return row | {
+        "series": series,
+        "library": library,
+        "synthetic": True,
+        "seconds": 10 * seconds_per_iteration,
+        "seconds_per_iteration": seconds_per_iteration,
+        "ours_over_theirs": ratio,
+        "peak_bytes": peak_bytes,
+    }
+
+
+SCALING = HEAD | {
+    "kind": "scaling",
+    "settings": {"iterations": 10},
+    "rows": [
+        timing("rows", "pgkmeans-sk", 1000, 0.001, peak_bytes=40_000),
+        timing("rows", "faiss", 1000, 0.002, ratio=0.5),
+        timing("rows", "pgkmeans-sk", 10_000, 0.010, peak_bytes=400_000),
+        timing("threads", "pgkmeans-sk", 1, 0.008),
+        timing("threads", "pgkmeans-sk", 2, 0.004),
+    ],
+    "skipped": [{"series": "rows, from n=10000 on", "library": "faiss", "reason": "slow"}],
+}
+
+LINE = HEAD | {
+    "kind": "line",
+    "settings": {},
+    "rows": [
+        {
+            "data": "encoder weights",
+            "synthetic": False,
+            "n": 1000,
+            "k": 16,
+            "library": library,
+            "seconds": seconds,
+            "all_seconds": [seconds],
+            "ours_over_theirs": ratio,
+            "sse": sse,
+        }
+        for library, seconds, ratio, sse in (
+            ("PGKMeans", 0.5, 1.0, 8.0),
+            ("kmeans1d", 2.0, 0.25, 8.0),
+            ("other", 1.0, 0.5, 10.0),
+        )
+    ],
+    "skipped": [],
+}
+
+
+def table_of(sheet):
+    """A sheet as a dictionary: first cell of a row -> column -> cell."""
+    return {row[0]: dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows}
+
+
+class TestTimeToQuality:
+    ours = tuple(row for row in CURVES["rows"] if row["ours"])
+
+    @pytest.mark.parametrize(
+        ("sse", "setting"),
+        [
+            (130.0, "1 iteration"),
+            (120.0, "1 iteration"),
+            (119.0, "4 iterations"),
+            (110.0, "4 iterations"),
+            (100.0, "default"),
+            (100.0 * (1 - 1e-12), "default"),  # rounding is no difference
+        ],
+    )
+    def test_least_seconds_at_an_sse(self, sse, setting):
+        assert quality.least_seconds(self.ours, sse)["setting"] == setting
+
+    def test_an_sse_that_nobody_reaches(self):
+        assert quality.least_seconds(self.ours, 99.0) is None
+        assert quality.least_seconds([], 99.0) is None
+
+    def test_ratio_pairs_rounds_that_both_ran(self):
+        ours, theirs = CURVES["rows"][2], CURVES["rows"][3]
+        # Rounds: 2 / 8 and 2.5 / 10; the third round has no partner.
+        assert quality.paired_ratio(ours, theirs) == 0.25
+
+    def test_front_keeps_what_is_not_beaten(self):
+        rows = [
+            point("a", name, [seconds], sse)
+            for name, seconds, sse in (
+                ("slow and bad", 3.0, 9.0),
+                ("fast", 1.0, 8.0),
+                ("as good, but slower", 2.0, 8.0),
+                ("best", 4.0, 5.0),
+            )
+        ]
+        assert [row["setting"] for row in quality.front(rows)] == ["fast", "best"]
+
+    def test_table_at_the_defaults(self):
+        at_defaults, _ = quality.sheets(CURVES)
+        table = table_of(at_defaults)
+        assert set(table) == {"pgkmeans-sk", "scikit-learn", "faiss", "superkmeans flat"}
+        sklearn = table["scikit-learn"]
+        assert sklearn["seconds"] == "9.000"
+        assert sklearn["runs"] == "2"
+        assert sklearn["our least seconds at that SSE"] == "2.000"
+        assert sklearn["ours / theirs"] == "0.250"
+        assert sklearn["our setting"] == "pgkmeans-sk random, 4 iterations"
+        assert sklearn["SSE to best"] == "+11.11 %"
+        assert table["faiss"]["ours / theirs"] == "3.000"
+        assert table["superkmeans flat"]["our least seconds at that SSE"] == "not reached"
+        assert "synthetic" in at_defaults.title
+
+    def test_table_near_the_best(self):
+        _, near = quality.sheets(CURVES)
+        table = table_of(near)
+        assert table["pgkmeans-sk"]["2.0%"] == "4.000"
+        assert table["pgkmeans-sk"]["0.5%"] == "-"
+        assert table["superkmeans flat"]["0.2%"] == "9.000"
+        assert table["faiss"]["its best SSE to best"] == "+31.31 %"
+
+
+class TestGrowth:
+    def test_exponent_of_a_power(self):
+        assert growth.exponent([1, 10, 100], [3.0, 300.0, 30_000.0]) == pytest.approx(2.0)
+        assert growth.exponent([1, 2, 4], [8.0, 4.0, 2.0]) == pytest.approx(-1.0)
+
+    def test_exponent_is_the_least_squares_slope(self):
+        # In powers of ten: x = 0, 1, 2 and y = 0, 0, 3. The means are 1 and 1, so the slope is
+        # ((-1)(-1) + 0 + 1 * 2) / (1 + 0 + 1) = 1.5.
+        assert growth.exponent([1, 10, 100], [1.0, 1.0, 1000.0]) == pytest.approx(1.5)
+
+    def test_one_size_has_no_exponent(self):
+        assert growth.exponent([5], [1.0]) is None
+        assert growth.exponent([5, 5], [1.0, 2.0]) is None
+
+    @pytest.mark.parametrize(("n", "kept"), [(2, [0, 1]), (3, [1, 2]), (4, [2, 3]), (5, [2, 3, 4])])
+    def test_larger_half(self, n, kept):
+        rows = [{"n": size} for size in range(n)]
+        assert [row["n"] for row in growth.larger_half(rows[::-1], "n")] == kept
+
+    def test_table(self):
+        rows, threads = growth.sheets(SCALING)
+        table = table_of(rows)
+        assert table["1 000"]["pgkmeans-sk ms"] == "1.000"
+        assert table["1 000"]["ours / faiss"] == "0.500"
+        assert table["1 000"]["pgkmeans-sk bytes"] == "40.0"
+        assert table["10 000"]["faiss ms"] == "-"
+        assert table["exponent"]["pgkmeans-sk ms"] == "1.00"
+        assert table["exponent"]["faiss ms"] == "-"
+        assert table_of(threads)["exponent"]["pgkmeans-sk ms"] == "-1.00"
+        assert "synthetic" in rows.title
+
+    def test_sizes_change_in_one_number_only(self):
+        for series, column in growth.GROWS.items():
+            sizes = scaling.sizes(series, quick=False)
+            values = [getattr(size, column) for size in sizes]
+            assert values == sorted(set(values))
+            for other in {"n", "d", "k", "threads"} - {column}:
+                assert len({getattr(size, other) for size in sizes}) == 1
+
+
+@pytest.mark.parametrize("result", [CURVES, SCALING, LINE], ids=lambda result: result["kind"])
+class TestReport:
+    def test_markdown_has_rectangular_tables_and_says_where(self, result):
+        text = report.to_markdown(result, "somewhere.json")
+        for table in text.split("\n\n"):
+            lines = [line for line in table.splitlines() if line.startswith("|")]
+            assert len({line.count("|") for line in lines}) <= 1
+        assert "a processor, 2 cores, 2026-01-02" in text
+        assert "Source: `somewhere.json`." in text
+        for skip in result["skipped"]:
+            assert skip["reason"] in text
+
+    def test_terminal_and_file(self, result, tmp_path):
+        path = report.write(result, tmp_path / "result.json")
+        console = Console(record=True, width=200, quiet=False)
+        report.show(report.read(path), console)
+        assert "a processor" in console.export_text()
+
+    def test_compares_with_itself(self, result):
+        sheet = report.compare(result, result)
+        assert len(sheet.rows) == len(result["rows"])
+        assert {dict(zip(sheet.columns, row, strict=True))["B / A"] for row in sheet.rows} == {
+            "1.00"
+        }
+
+
+def test_line_table():
+    (sheet,) = report.SHEETS["line"](LINE)
+    table = table_of(sheet)
+    assert table["kmeans1d"]["PGKMeans / this"] == "0.250"
+    assert table["other"]["SSE to best"] == "+25.00 %"
+    assert sheet.title == "encoder weights (1 000 values, K=16)"
+
+
+class TestCurvesPlan:
+    def test_ours_alternate_with_the_peers(self):
+        def some(name, count):
+            return [efforts.Setting(name, str(i), i, lambda X, k, seed: None) for i in range(count)]
+
+        order = [setting.line for setting in curves.alternating(some("a", 2), some("b", 4))]
+        assert order == ["b", "a", "b", "b", "a", "b"]
+
+    @pytest.mark.parametrize("iterations", [efforts.ITERATIONS, (1, 4), (3,)])
+    @pytest.mark.parametrize("n_rows", [1_000, 1_000_000])
+    def test_each_library_has_a_default_and_no_setting_twice(self, n_rows, iterations):
+        settings = [
+            setting
+            for line in efforts.LINES.values()
+            for setting in line.settings(line.name, n_rows, iterations)
+        ]
+        names = [(setting.line, setting.words) for setting in settings]
+        assert len(names) == len(set(names))
+        defaults = {setting.line for setting in settings if setting.is_default}
+        missing = set(efforts.LINES) - defaults
+        # superkmeans chooses between the two by the number of rows.
+        assert missing == {f"superkmeans {'hierarchical' if n_rows < 10**5 else 'flat sampled'}"}
+
+    def test_a_case_without_its_data_is_skipped_and_named(self, monkeypatch, tmp_path):
+        monkeypatch.setenv(activations.FOLDER_VARIABLE, str(tmp_path / "nowhere"))
+        monkeypatch.setattr(activations, "CACHE", tmp_path)
+        plan = curves.Plan(cases=["activations"], lines=["pgkmeans-sk"])
+        result = curves.run(plan, Console(quiet=True))
+        assert result["rows"] == []
+        (skip,) = result["skipped"]
+        assert activations.FOLDER_VARIABLE in skip["reason"]
+
+    def test_run_on_a_small_table(self, monkeypatch):
+        X = np.random.default_rng(0).random((300, 2), dtype=np.float32)
+        toy = data.Case("toy", "300 points", 4, lambda: X, synthetic=True)
+        monkeypatch.setitem(data.CASES, "toy", toy)
+        # Seconds mean nothing here.
+        monkeypatch.setattr(clock, "SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr(clock, "SHORTEST_TIMING", 1e-9)
+        plan = curves.Plan(
+            cases=["toy"], lines=["pgkmeans-sk", "scikit-learn"], iterations=[1], rounds=1
+        )
+        saved = []
+        result = curves.run(plan, Console(quiet=True), saved.append)
+        assert saved == [result]
+        assert [(row["library"], row["setting"]) for row in result["rows"]] == [
+            ("pgkmeans-sk", "1 iteration"),
+            ("pgkmeans-sk", "tol=0.01"),
+            ("pgkmeans-sk", "tol=0.001"),
+            ("pgkmeans-sk", "default"),
+            ("pgkmeans-sk", "tol=1e-05"),
+            ("scikit-learn", "1 iteration"),
+            ("scikit-learn", "default"),
+        ]
+        assert result["skipped"] == []
+        assert all(row["sse"] > 0 and len(row["all_seconds"]) == 1 for row in result["rows"])
+
+
+def test_pictures_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="the pictures need matplotlib")
+    from benchmarks import curves_plot, scaling_plot
+
+    (curve,) = curves_plot.draw(CURVES, tmp_path)
+    (growing,) = scaling_plot.draw(SCALING, tmp_path / "new folder")
+    assert curve.name == "curves-toy.png"
+    for path in (curve, growing):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("line", list(efforts.LINES))
+def test_each_line_has_a_colour_of_its_library(line):
+    assert plotting.style(line)["color"].startswith("#")
+
+
+def test_no_two_lines_look_the_same():
+    looks = [
+        tuple(plotting.style(line)[key] for key in ("color", "marker")) for line in efforts.LINES
+    ]
+    assert len(set(looks)) == len(looks)
+
+
+def test_sized_cases():
+    case = data.case(data.sized_name(50, 3, 7))
+    assert case.synthetic
+    assert case.n_clusters == 7
+    assert case.load().shape == (50, 3)
+    with pytest.raises(ValueError, match="Got case 'nothing'"):
+        data.case("nothing")
+
+
+def test_wordpiece_takes_the_longest_pieces(tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    pieces = "[UNK] [CLS] [SEP] un ##aff ##able ##a cafe , !"
+    vocabulary.write_text("\n".join(pieces.split()) + "\n")
+    tokenizer = WordPiece(vocabulary)
+    assert tokenizer.encode("Unaffable, CAFÉ!") == [1, 3, 4, 5, 8, 7, 9, 2]
+    assert tokenizer.encode("unab " + "a" * 101) == [1, 0, 0, 2]
+    assert tokenizer.encode("cafe cafe cafe cafe", longest=4) == [1, 7, 7, 2]
+
+
+@pytest.mark.parametrize("command", ["speed", "curves", "scaling", "line", "plot", "report"])
+def test_help_of_each_command(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage" in capsys.readouterr().out
