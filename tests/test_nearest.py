@@ -112,7 +112,7 @@ def test_utilities_are_what_a_loss_would_cost_at_most(problem, layout, weighting
     weight = n_rows if sample_weight is None else sample_weight.sum()
     origin = np.zeros(n_features) if sparse.issparse(X) else np.median(rows, axis=0)
     norms = ((rows - origin) ** 2).sum(axis=1).max() + ((centers - origin) ** 2).sum(axis=1).max()
-    eps = EPS if sparse.issparse(X) else np.finfo(problem.X.dtype).eps
+    eps = np.finfo(problem.X.dtype).eps
     blocks = min(n_features, SUM_BLOCK) + n_features / SUM_BLOCK
     np.testing.assert_allclose(
         found, expected, rtol=4 * (n_rows + n_features) * EPS,

@@ -15,10 +15,11 @@ from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.numba_limits import RowsWithin
 from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.engines.pruning import Pruning
+from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
-from pgkmeans_sk.kernels.nearest_sparse import assign_sparse, transpose_centers
+from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
@@ -58,6 +59,7 @@ class NumbaEngine:
         self._node_rows = NodeRows(
             self._points, self._weights, self._weight_step, self.n_features, self._n_threads
         )
+        self._sparse_rows = SparseRows(self._points, self._weights, self._weight_step)
         self._typical_distance = np.nan
         # What a pass over all centres tells by the way: these centres, and their utilities.
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
@@ -96,6 +98,8 @@ class NumbaEngine:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
 
     def assign(self, centers: NDArray[np.floating]) -> Assignment:
+        if self._is_sparse:
+            return self._assign_sparse(centers)
         n_clusters = len(centers)
         work = self.n_rows * n_clusters * self.n_features
         bounds = self._chunk_bounds(work, partial_bytes=8 * centers.size)
@@ -109,11 +113,11 @@ class NumbaEngine:
         self._utilities = None
 
         def look_at_all() -> None:
-            kernel, packed = self._kernel_for(centers)
+            packed = pack_centers(centers, self._origin)
             self._utilities = centers, utilities
 
             def assign_chunk(c: int, start: int, stop: int) -> None:
-                n_changed[c], _ = kernel(
+                n_changed[c], _ = assign_dense(
                     *labelled, start, stop, packed, True,
                     self._labels, sums[c], sizes[c], sq_errors[c], utilities[c],
                 )  # fmt: skip
@@ -133,7 +137,7 @@ class NumbaEngine:
 
             self._over_chunks(bounds, assign_chunk)
 
-        if self._is_sparse or centers.dtype != self.dtype or not self._pruning.is_for(centers):
+        if centers.dtype != self.dtype or not self._pruning.is_for(centers):
             look_at_all()
         else:
             doubts = self._pruning.bounds_for(centers, self._typical_distance)
@@ -147,45 +151,59 @@ class NumbaEngine:
         self._typical_distance = float(np.sqrt(errors.sum() / max(weights.sum(), 1e-300)))
         with np.errstate(invalid="ignore", divide="ignore"):
             total /= weights[:, np.newaxis]
-        if not self._is_sparse:
-            total += centers  # dense kernels add up rows relative to their centres
+        total += centers  # rows were added up relative to their centres
         total[weights == 0.0] = np.nan
         return Assignment(total, weights, errors, int(n_changed.sum()))
+
+    def _assign_sparse(self, centers: NDArray[np.floating]) -> Assignment:
+        packed = self._sparse_rows.packed(centers, self._n_threads)
+        n_changed, utilities = self._label_sparse(packed, self._labels)
+        self._utilities = centers, utilities[np.newaxis]
+        sums, sizes, errors = self._sparse_rows.add_up(packed, self._labels, self._n_threads)
+        with np.errstate(invalid="ignore"):
+            sums /= sizes[:, np.newaxis]  # 0 / 0 is not a number, as promised
+        return Assignment(sums, sizes, errors, n_changed)
+
+    def _label_sparse(
+        self, packed: SparseCenters, labels: NDArray[np.int32]
+    ) -> tuple[int, FloatArray]:
+        bounds = self._chunk_bounds(self._sparse_rows.n_stored * len(packed.rows))
+        return self._sparse_rows.label(packed, labels, bounds, self._n_threads)
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
         if self._utilities is not None and self._utilities[0] is centers:
             return np.asarray(self._utilities[1].sum(axis=0))
+        labels = np.empty(self.n_rows, dtype=np.int32)
+        if self._is_sparse:
+            packed = self._sparse_rows.packed(centers, self._n_threads)
+            return self._label_sparse(packed, labels)[1]
         n_clusters = len(centers)
         bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
         result = np.zeros((len(bounds) - 1, n_clusters))
-        labels = np.empty(self.n_rows, dtype=np.int32)
-        kernel, packed = self._kernel_for(centers)
+        packed_dense = pack_centers(centers, self._origin)
 
         def add_chunk(c: int, start: int, stop: int) -> None:
             unused = np.zeros((n_clusters, self.n_features)), np.zeros(n_clusters)
             no_errors = np.zeros((n_clusters, 4))
-            kernel(
-                self._points, self._weights, self._weight_step, start, stop, packed, True,
+            assign_dense(
+                self._points, self._weights, self._weight_step, start, stop, packed_dense, True,
                 labels, *unused, no_errors, result[c],
             )  # fmt: skip
 
         self._over_chunks(bounds, add_chunk)
         return np.asarray(result.sum(axis=0))
 
-    def _kernel_for(self, centers: NDArray[np.floating]) -> tuple[Any, Any]:
-        """The assignment kernel for these rows, and the centres in the form that it reads."""
-        if self._is_sparse:
-            return assign_sparse, transpose_centers(centers)
-        return assign_dense, pack_centers(centers, self._origin)
-
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
         """Labels (n,) alone, by the same kernel as ``assign``."""
         labels = np.full(self.n_rows, -1, dtype=np.int32)
-        kernel, packed = self._kernel_for(centers)
+        if self._is_sparse:
+            self._label_sparse(self._sparse_rows.packed(centers, self._n_threads), labels)
+            return labels
+        packed = pack_centers(centers, self._origin)
         unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(1)
 
         def label_chunk(c: int, start: int, stop: int) -> None:
-            kernel(
+            assign_dense(
                 self._points, self._weights, self._weight_step, start, stop, packed, False,
                 labels, *unused,
             )  # fmt: skip
