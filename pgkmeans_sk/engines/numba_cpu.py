@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pgkmeans_sk.engines.closest import closest_numbers
 from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.numba_limits import RowsWithin
@@ -28,6 +29,8 @@ from pgkmeans_sk.threads import effective_n_threads, run_tasks
 MAX_CHUNKS = 64
 CHUNK_WORK = 4_000_000
 """Multiplications in a chunk, at least: about 20 microseconds, the price of handing it out."""
+CLOSEST_CHUNK = 8192
+"""Rows in a chunk when the row closest to each centre is sought."""
 PARTIAL_SUM_BYTES = 2**25
 """Memory for the chunks' partial sums, beyond four times the sums themselves."""
 
@@ -97,7 +100,7 @@ class NumbaEngine:
     def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
 
-    def assign(self, centers: NDArray[np.floating]) -> Assignment:
+    def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
         if self._is_sparse:
             return self._assign_sparse(centers)
         n_clusters = len(centers)
@@ -137,7 +140,9 @@ class NumbaEngine:
 
             self._over_chunks(bounds, assign_chunk)
 
-        if centers.dtype != self.dtype or not self._pruning.is_for(centers):
+        pays = centers.dtype == self.dtype and self._pruning.is_for(centers)
+        if not pays or (last and not self._pruning.has_bounds):  # new ones help the next pass only
+            self._pruning.forget()
             look_at_all()
         else:
             doubts = self._pruning.bounds_for(centers, self._typical_distance)
@@ -310,13 +315,9 @@ class NumbaEngine:
         return self._rows(np.fromiter(seen.values(), dtype=np.int64))
 
     def closest_rows(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
-        errors, labels = self._own_sq_errors(centers), self._labels
-        candidates = np.arange(self.n_rows)
-        if self._sample_weight is not None:
-            candidates = np.flatnonzero(self._sample_weight > 0)
-        by_cluster = candidates[np.lexsort((errors[candidates], labels[candidates]))]
-        _, first = np.unique(labels[by_cluster], return_index=True)
-        return self._rows(by_cluster[first])
+        bounds = self._chunk_bounds(CHUNK_WORK // CLOSEST_CHUNK * self.n_rows)
+        labelled = self._points, self._weights, self._weight_step, self._labels
+        return self._rows(closest_numbers(*labelled, centers, bounds, self._n_threads))
 
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
         weights, candidates = self._weights, np.arange(self.n_rows)
@@ -375,6 +376,9 @@ class NumbaEngine:
         if weights is not None:
             weights = np.concatenate([weights, np.full(len(rows), weights[weights > 0].mean())])
         return NumbaEngine(X, weights)
+
+    def of_rows(self, rows: NDArray[np.floating]) -> NumbaEngine:
+        return NumbaEngine(np.asarray(rows, dtype=self.dtype), None)
 
     def merge_rows(self, radius: float) -> tuple[NumbaEngine, float]:
         merged = merge_close_rows(

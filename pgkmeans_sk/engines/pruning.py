@@ -74,6 +74,11 @@ class Pruning:
             and -(-n_panels // self._n_group_panels(n_panels)) >= FEWEST_GROUPS
         )
 
+    @property
+    def has_bounds(self) -> bool:
+        """Whether earlier passes have left bounds that hold."""
+        return self._lower is not None
+
     def bounds_for(
         self, centers: NDArray[np.floating], typical_distance: float
     ) -> GroupBounds | None:
