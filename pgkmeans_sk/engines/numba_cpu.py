@@ -29,7 +29,7 @@ from pgkmeans_sk.threads import effective_n_threads, run_tasks
 MAX_CHUNKS = 64
 CHUNK_WORK = 4_000_000
 """Multiplications in a chunk, at least: about 20 microseconds, the price of handing it out."""
-CLOSEST_CHUNK = 8192
+CLOSEST_CHUNK = 4096
 """Rows in a chunk when the row closest to each centre is sought."""
 PARTIAL_SUM_BYTES = 2**25
 """Memory for the chunks' partial sums, beyond four times the sums themselves."""
@@ -95,6 +95,7 @@ class NumbaEngine:
         n_chunks = max(1, min(work // CHUNK_WORK, by_memory, MAX_CHUNKS))
         if n_chunks == 1:
             return np.array([0, self.n_rows])
+        n_chunks += n_chunks % 2  # for two cores, or four
         return np.linspace(0, self.n_rows, n_chunks + 1).astype(np.int64)
 
     def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
