@@ -286,7 +286,7 @@ def test_rows_on_their_centre_have_no_error(layout):
 def test_second_look_only_where_it_is_needed(X, at_least, at_most):
     packed = pack_centers(np.float32([[0], [1], [2]]), np.zeros(1, dtype=np.float32))
     labels = np.full(len(X), -1, dtype=np.int32)
-    unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(0)
+    unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(0), np.empty(0, X.dtype)
     _, n_exact = assign_dense(
         dense_points(X), np.ones(1), 0, 0, len(X), packed, False, labels, *unused
     )

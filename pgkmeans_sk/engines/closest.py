@@ -1,4 +1,4 @@
-"""Which rows are nearest to the centres of their clusters: they stand for them later."""
+"""How far rows are from the centres of their clusters, and which are nearest."""
 
 from __future__ import annotations
 
@@ -7,9 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.kernels.distances import find_closest
-from pgkmeans_sk.results import IntArray
+from pgkmeans_sk.kernels.distances import fill_sq_errors, find_closest
+from pgkmeans_sk.results import FloatArray, IntArray
 from pgkmeans_sk.threads import run_tasks
+
+
+def own_sq_errors(
+    points: Any,
+    labels: NDArray[np.int32],
+    centers: NDArray[np.floating],
+    bounds: IntArray,
+    n_threads: int,
+) -> FloatArray:
+    """Squared distance (n,) of each row to its own centre."""
+    rows = np.ascontiguousarray(centers, dtype=np.float64)
+    result = np.empty(len(labels))
+
+    def fill_chunk(c: int) -> None:
+        fill_sq_errors(points, bounds[c], bounds[c + 1], rows, labels, result)
+
+    run_tasks(fill_chunk, len(bounds) - 1, n_threads)
+    return result
 
 
 def closest_numbers(

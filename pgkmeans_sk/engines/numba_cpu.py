@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from pgkmeans_sk.engines.closest import closest_numbers
+from pgkmeans_sk.engines.closest import closest_numbers, own_sq_errors
 from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
+from pgkmeans_sk.engines.moments import mean_variance
 from pgkmeans_sk.engines.numba_limits import RowsWithin
 from pgkmeans_sk.engines.numba_nodes import NodeRows
-from pgkmeans_sk.engines.pruning import Pruning
+from pgkmeans_sk.engines.pruning import Pruning, longest_move
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.bounds import GroupBounds
@@ -23,12 +24,15 @@ from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from pgkmeans_sk.kernels.pruned import assign_pruned
+from pgkmeans_sk.kernels.second_pass import assign_again
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
 MAX_CHUNKS = 64
 CHUNK_WORK = 4_000_000
 """Multiplications in a chunk, at least: about 20 microseconds, the price of handing it out."""
+SECOND_PASS_CENTERS = 32
+"""Fewer are all looked at again as fast as it is found out whether that is needed."""
 CLOSEST_CHUNK = 4096
 """Rows in a chunk when the row closest to each centre is sought."""
 PARTIAL_SUM_BYTES = 2**25
@@ -43,8 +47,9 @@ def open_numba_engine(X: Any, sample_weight: NDArray[np.float64] | None) -> Numb
 class NumbaEngine:
     """Rows of a dense or CSR matrix, read where they are.
 
-    Memory beyond the rows: 4 bytes a row for labels; while nodes are open 12 more for each of their
-    rows; partial sums of at most 32 MiB or four times (n_clusters, n_features) in float64.
+    Memory beyond the rows: 4 bytes a row for labels; one number a row while bounds of a first pass
+    are kept; while nodes are open 12 bytes more for each of their rows; partial sums of at most 32
+    MiB or four times (n_clusters, n_features) in float64.
     """
 
     name = "numba"
@@ -64,7 +69,9 @@ class NumbaEngine:
         )
         self._sparse_rows = SparseRows(self._points, self._weights, self._weight_step)
         self._typical_distance = np.nan
-        # What a pass over all centres tells by the way: these centres, and their utilities.
+        # What a pass over all centres tells by the way: these centres, with how far each row is
+        # from others than its own, at least; and their utilities.
+        self._before: tuple[FloatArray, NDArray[Any]] | None = None
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
 
     @cached_property
@@ -115,15 +122,32 @@ class NumbaEngine:
         labelled = self._points, self._weights, self._weight_step
         utilities = np.zeros((n_chunks, n_clusters))
         self._utilities = None
+        before, self._before = self._before, None
+        is_followed = not last and n_clusters >= SECOND_PASS_CENTERS
 
         def look_at_all() -> None:
             packed = pack_centers(centers, self._origin)
             self._utilities = centers, utilities
+            lower = np.empty(self.n_rows if is_followed else 0, dtype=self.dtype)
 
             def assign_chunk(c: int, start: int, stop: int) -> None:
                 n_changed[c], _ = assign_dense(
                     *labelled, start, stop, packed, True,
-                    self._labels, sums[c], sizes[c], sq_errors[c], utilities[c],
+                    self._labels, sums[c], sizes[c], sq_errors[c], utilities[c], lower,
+                )  # fmt: skip
+
+            self._over_chunks(bounds, assign_chunk)
+            if is_followed:
+                self._before = centers.astype(np.float64), lower
+
+        def look_again(earlier: FloatArray, lower: NDArray[Any]) -> None:
+            packed = pack_centers(centers, self._origin)
+            move = longest_move(centers, earlier)
+
+            def assign_chunk(c: int, start: int, stop: int) -> None:
+                n_changed[c], _, _ = assign_again(
+                    *labelled, start, stop, packed, lower, move,
+                    self._labels, sums[c], sizes[c], sq_errors[c],
                 )  # fmt: skip
 
             self._over_chunks(bounds, assign_chunk)
@@ -144,7 +168,10 @@ class NumbaEngine:
         pays = centers.dtype == self.dtype and self._pruning.is_for(centers)
         if not pays or (last and not self._pruning.has_bounds):  # new ones help the next pass only
             self._pruning.forget()
-            look_at_all()
+            if last and before is not None and before[0].shape == centers.shape:
+                look_again(*before)
+            else:
+                look_at_all()
         else:
             doubts = self._pruning.bounds_for(centers, self._typical_distance)
             self._pruning.timed(
@@ -193,7 +220,7 @@ class NumbaEngine:
             no_errors = np.zeros((n_clusters, 4))
             assign_dense(
                 self._points, self._weights, self._weight_step, start, stop, packed_dense, True,
-                labels, *unused, no_errors, result[c],
+                labels, *unused, no_errors, result[c], np.empty(0, dtype=self.dtype),
             )  # fmt: skip
 
         self._over_chunks(bounds, add_chunk)
@@ -207,11 +234,12 @@ class NumbaEngine:
             return labels
         packed = pack_centers(centers, self._origin)
         unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(1)
+        no_bounds = np.empty(0, dtype=self.dtype)
 
         def label_chunk(c: int, start: int, stop: int) -> None:
             assign_dense(
                 self._points, self._weights, self._weight_step, start, stop, packed, False,
-                labels, *unused,
+                labels, *unused, no_bounds,
             )  # fmt: skip
 
         self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), label_chunk)
@@ -227,38 +255,14 @@ class NumbaEngine:
         self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), fill_chunk)
         return result
 
-    def _own_sq_errors(self, centers: NDArray[np.floating]) -> FloatArray:
-        """Squared distance (n,) of each row to its own centre."""
-        rows = np.ascontiguousarray(centers, dtype=np.float64)
-        result = np.empty(self.n_rows)
-
-        def fill_chunk(c: int, start: int, stop: int) -> None:
-            distances.fill_sq_errors(self._points, start, stop, rows, self._labels, result)
-
-        self._over_chunks(self._chunk_bounds(self.n_rows * self.n_features), fill_chunk)
-        return result
-
     @property
     def total_weight(self) -> float:
         return self.n_rows if self._sample_weight is None else float(self._sample_weight.sum())
 
     def mean_variance(self) -> float:
         bounds = self._chunk_bounds(self.n_rows * self.n_features)
-        n_chunks = len(bounds) - 1
-        moments = np.zeros((2, n_chunks, self.n_features))
-        weights = np.zeros(n_chunks)
-        origin = self._origin.astype(np.float64)
-
-        def add_chunk(c: int, start: int, stop: int) -> None:
-            rows = self._points, self._weights, self._weight_step, start, stop
-            if self._is_sparse:
-                weights[c] = distances.add_sparse_moments(*rows, moments[0, c], moments[1, c])
-            else:
-                weights[c] = distances.add_moments(*rows, origin, moments[0, c], moments[1, c])
-
-        self._over_chunks(bounds, add_chunk)
-        mean, square = moments.sum(axis=1) / weights.sum()
-        return float(np.maximum(square - mean**2, 0.0).mean())
+        rows = self._points, self._weights, self._weight_step
+        return mean_variance(*rows, self._is_sparse, self._origin, bounds, self._n_threads)
 
     # ---------------------------------------------------------------- size limits
 
@@ -276,6 +280,7 @@ class NumbaEngine:
             centers, limits, self._labels, found, prices
         )
         self._labels[:] = found
+        self._before = None
         self._pruning.forget()  # bounds are about other centres than a row's own
         return prices, changed
 
@@ -303,7 +308,8 @@ class NumbaEngine:
         return np.asarray(rows.toarray() if self._is_sparse else rows, dtype=self.dtype)
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:
-        errors = self._own_sq_errors(centers)
+        bounds = self._chunk_bounds(self.n_rows * self.n_features)
+        errors = own_sq_errors(self._points, self._labels, centers, bounds, self._n_threads)
         if self._sample_weight is not None:
             errors[self._sample_weight == 0] = 0.0
         numbers = np.argsort(-errors, kind="stable")[: np.count_nonzero(errors)]

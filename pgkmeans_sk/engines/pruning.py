@@ -35,6 +35,12 @@ PATIENCE = 2
 """Slow passes in a row before bounds are given a rest."""
 
 
+def longest_move(centers: NDArray[np.floating], earlier: FloatArray) -> float:
+    """How far any of ``centers`` (K, d) is from where it was, at most."""
+    errors = centers - earlier
+    return float(np.sqrt(np.einsum("jt,jt->j", errors, errors).max())) * (1.0 + 1e-6)
+
+
 class Pruning:
     """Bounds over ``n_rows`` rows, and the choice whether to use them.
 
