@@ -110,6 +110,11 @@ def least_of_panel(starts: Any, panels: Any, points: Any, own: Any) -> tuple[Any
     return values.min(axis=1), values.argmin(axis=1)
 
 
+def row_scores(starts: Any, columns: Any, values: Any, indices: Any) -> NDArray[np.floating]:
+    """``starts[j] + sum of values[k] * columns[indices[k], j]``, for columns (d, S)."""
+    return blocked_sums(starts, columns[indices].T, values[np.newaxis])[0]
+
+
 def errors_of_row(x: Any, center: Any, weight: float = 1.0) -> NDArray[np.float64]:
     """``w |x - c|^2`` in four sums side by side, as kernels/errors.py adds them up."""
     sums = np.zeros(4)

@@ -264,6 +264,18 @@ def test_closest_rows_by_hand(engine, form):
 
 
 @forms
+def test_closest_rows_of_equally_near_ones_is_the_first(engine, form):
+    X = np.random.default_rng(6).permutation(np.repeat(np.arange(40.0), 1000))[:, np.newaxis]
+    X = np.hstack([X, np.arange(40_000)[:, np.newaxis] < 20_000])  # 1, and then 0
+    opened = engine(form(X), np.where(np.arange(40_000) % 7 == 0, 0.0, 1.0))
+    centers = np.column_stack([np.arange(40.0), np.full(40, 0.5)])
+    opened.assign(np.vstack([centers[:20], [[-900.0, 0]], centers[20:]]))
+    found = opened.closest_rows(np.vstack([centers[:20], [[-900.0, 0]], centers[20:]]))
+    # All rows of a cluster are equally near; each is there long before the second half begins.
+    np.testing.assert_array_equal(found, np.column_stack([np.arange(40.0), np.ones(40)]))
+
+
+@forms
 @weightings
 def test_drawn_rows_are_rows_without_repetition(engine, form, weights):
     X = rows_of_test(weights)
@@ -340,3 +352,33 @@ def test_extended_rows_have_the_mean_weight(engine, form, weights):
         more.open_clusters(np.arange(2)).weights, [opened.total_weight, 2 * mean_weight]
     )
     assert opened.n_rows == 36
+
+
+@forms
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_engine_of_other_rows(engine, form, dtype):
+    rng = np.random.default_rng(7)
+    X = form(rng.standard_normal((36, 3)).astype(dtype))
+    opened = engine(X, rng.uniform(1, 2, 36))
+    rows = rng.standard_normal((5, 3)).astype(dtype)
+    others = opened.of_rows(rows)
+    assert (others.n_rows, others.n_features, others.dtype) == (5, 3, dtype)
+    assert others.total_weight == 5
+    np.testing.assert_array_equal(others.assign(rows[:2]).sizes.sum(), 5)
+    np.testing.assert_array_equal(others.labels, reference.labels(rows, rows[:2]))
+
+
+@forms
+def test_last_assignment_is_one_like_any_other(engine, form):
+    # So many rows and centres that an engine may keep books between passes.
+    rng = np.random.default_rng(11)
+    X = form(rng.standard_normal((12_000, 8)).astype(np.float32))
+    opened, other = engine(X), engine(X)
+    centers = rng.standard_normal((256, 8)).astype(np.float32)
+    for last in (False, False, True, False, True, True, False):
+        found, expected = opened.assign(centers, last=last), other.assign(centers)
+        np.testing.assert_array_equal(opened.labels, other.labels)
+        np.testing.assert_array_equal(opened.labels, opened.nearest(centers))
+        assert found.inertia == expected.inertia
+        assert found.n_changed == expected.n_changed
+        centers = found.centroids.astype(np.float32)

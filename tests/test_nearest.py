@@ -112,7 +112,7 @@ def test_utilities_are_what_a_loss_would_cost_at_most(problem, layout, weighting
     weight = n_rows if sample_weight is None else sample_weight.sum()
     origin = np.zeros(n_features) if sparse.issparse(X) else np.median(rows, axis=0)
     norms = ((rows - origin) ** 2).sum(axis=1).max() + ((centers - origin) ** 2).sum(axis=1).max()
-    eps = EPS if sparse.issparse(X) else np.finfo(problem.X.dtype).eps
+    eps = np.finfo(problem.X.dtype).eps
     blocks = min(n_features, SUM_BLOCK) + n_features / SUM_BLOCK
     np.testing.assert_allclose(
         found, expected, rtol=4 * (n_rows + n_features) * EPS,
@@ -286,7 +286,7 @@ def test_rows_on_their_centre_have_no_error(layout):
 def test_second_look_only_where_it_is_needed(X, at_least, at_most):
     packed = pack_centers(np.float32([[0], [1], [2]]), np.zeros(1, dtype=np.float32))
     labels = np.full(len(X), -1, dtype=np.int32)
-    unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(0)
+    unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(0), np.empty(0, X.dtype)
     _, n_exact = assign_dense(
         dense_points(X), np.ones(1), 0, 0, len(X), packed, False, labels, *unused
     )

@@ -10,23 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pgkmeans_sk.engines.closest import closest_numbers, own_sq_errors
 from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
+from pgkmeans_sk.engines.moments import mean_variance
 from pgkmeans_sk.engines.numba_limits import RowsWithin
 from pgkmeans_sk.engines.numba_nodes import NodeRows
-from pgkmeans_sk.engines.pruning import Pruning
+from pgkmeans_sk.engines.pruning import Pruning, longest_move
+from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
-from pgkmeans_sk.kernels.nearest_sparse import assign_sparse, transpose_centers
+from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from pgkmeans_sk.kernels.pruned import assign_pruned
+from pgkmeans_sk.kernels.second_pass import assign_again
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
 MAX_CHUNKS = 64
 CHUNK_WORK = 4_000_000
 """Multiplications in a chunk, at least: about 20 microseconds, the price of handing it out."""
+SECOND_PASS_CENTERS = 32
+"""Fewer are all looked at again as fast as it is found out whether that is needed."""
+CLOSEST_CHUNK = 4096
+"""Rows in a chunk when the row closest to each centre is sought."""
 PARTIAL_SUM_BYTES = 2**25
 """Memory for the chunks' partial sums, beyond four times the sums themselves."""
 
@@ -39,8 +47,9 @@ def open_numba_engine(X: Any, sample_weight: NDArray[np.float64] | None) -> Numb
 class NumbaEngine:
     """Rows of a dense or CSR matrix, read where they are.
 
-    Memory beyond the rows: 4 bytes a row for labels; while nodes are open 12 more for each of their
-    rows; partial sums of at most 32 MiB or four times (n_clusters, n_features) in float64.
+    Memory beyond the rows: 4 bytes a row for labels; one number a row while bounds of a first pass
+    are kept; while nodes are open 12 bytes more for each of their rows; partial sums of at most 32
+    MiB or four times (n_clusters, n_features) in float64.
     """
 
     name = "numba"
@@ -58,8 +67,11 @@ class NumbaEngine:
         self._node_rows = NodeRows(
             self._points, self._weights, self._weight_step, self.n_features, self._n_threads
         )
+        self._sparse_rows = SparseRows(self._points, self._weights, self._weight_step)
         self._typical_distance = np.nan
-        # What a pass over all centres tells by the way: these centres, and their utilities.
+        # What a pass over all centres tells by the way: these centres, with how far each row is
+        # from others than its own, at least; and their utilities.
+        self._before: tuple[FloatArray, NDArray[Any]] | None = None
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
 
     @cached_property
@@ -90,12 +102,15 @@ class NumbaEngine:
         n_chunks = max(1, min(work // CHUNK_WORK, by_memory, MAX_CHUNKS))
         if n_chunks == 1:
             return np.array([0, self.n_rows])
+        n_chunks += n_chunks % 2  # for two cores, or four
         return np.linspace(0, self.n_rows, n_chunks + 1).astype(np.int64)
 
     def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
 
-    def assign(self, centers: NDArray[np.floating]) -> Assignment:
+    def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
+        if self._is_sparse:
+            return self._assign_sparse(centers)
         n_clusters = len(centers)
         work = self.n_rows * n_clusters * self.n_features
         bounds = self._chunk_bounds(work, partial_bytes=8 * centers.size)
@@ -107,15 +122,32 @@ class NumbaEngine:
         labelled = self._points, self._weights, self._weight_step
         utilities = np.zeros((n_chunks, n_clusters))
         self._utilities = None
+        before, self._before = self._before, None
+        is_followed = not last and n_clusters >= SECOND_PASS_CENTERS
 
         def look_at_all() -> None:
-            kernel, packed = self._kernel_for(centers)
+            packed = pack_centers(centers, self._origin)
             self._utilities = centers, utilities
+            lower = np.empty(self.n_rows if is_followed else 0, dtype=self.dtype)
 
             def assign_chunk(c: int, start: int, stop: int) -> None:
-                n_changed[c], _ = kernel(
+                n_changed[c], _ = assign_dense(
                     *labelled, start, stop, packed, True,
-                    self._labels, sums[c], sizes[c], sq_errors[c], utilities[c],
+                    self._labels, sums[c], sizes[c], sq_errors[c], utilities[c], lower,
+                )  # fmt: skip
+
+            self._over_chunks(bounds, assign_chunk)
+            if is_followed:
+                self._before = centers.astype(np.float64), lower
+
+        def look_again(earlier: FloatArray, lower: NDArray[Any]) -> None:
+            packed = pack_centers(centers, self._origin)
+            move = longest_move(centers, earlier)
+
+            def assign_chunk(c: int, start: int, stop: int) -> None:
+                n_changed[c], _, _ = assign_again(
+                    *labelled, start, stop, packed, lower, move,
+                    self._labels, sums[c], sizes[c], sq_errors[c],
                 )  # fmt: skip
 
             self._over_chunks(bounds, assign_chunk)
@@ -133,8 +165,13 @@ class NumbaEngine:
 
             self._over_chunks(bounds, assign_chunk)
 
-        if self._is_sparse or centers.dtype != self.dtype or not self._pruning.is_for(centers):
-            look_at_all()
+        pays = centers.dtype == self.dtype and self._pruning.is_for(centers)
+        if not pays or (last and not self._pruning.has_bounds):  # new ones help the next pass only
+            self._pruning.forget()
+            if last and before is not None and before[0].shape == centers.shape:
+                look_again(*before)
+            else:
+                look_at_all()
         else:
             doubts = self._pruning.bounds_for(centers, self._typical_distance)
             self._pruning.timed(
@@ -147,47 +184,62 @@ class NumbaEngine:
         self._typical_distance = float(np.sqrt(errors.sum() / max(weights.sum(), 1e-300)))
         with np.errstate(invalid="ignore", divide="ignore"):
             total /= weights[:, np.newaxis]
-        if not self._is_sparse:
-            total += centers  # dense kernels add up rows relative to their centres
+        total += centers  # rows were added up relative to their centres
         total[weights == 0.0] = np.nan
         return Assignment(total, weights, errors, int(n_changed.sum()))
+
+    def _assign_sparse(self, centers: NDArray[np.floating]) -> Assignment:
+        packed = self._sparse_rows.packed(centers, self._n_threads)
+        n_changed, utilities = self._label_sparse(packed, self._labels)
+        self._utilities = centers, utilities[np.newaxis]
+        sums, sizes, errors = self._sparse_rows.add_up(packed, self._labels, self._n_threads)
+        with np.errstate(invalid="ignore"):
+            sums /= sizes[:, np.newaxis]  # 0 / 0 is not a number, as promised
+        return Assignment(sums, sizes, errors, n_changed)
+
+    def _label_sparse(
+        self, packed: SparseCenters, labels: NDArray[np.int32]
+    ) -> tuple[int, FloatArray]:
+        bounds = self._chunk_bounds(self._sparse_rows.n_stored * len(packed.rows))
+        return self._sparse_rows.label(packed, labels, bounds, self._n_threads)
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
         if self._utilities is not None and self._utilities[0] is centers:
             return np.asarray(self._utilities[1].sum(axis=0))
+        labels = np.empty(self.n_rows, dtype=np.int32)
+        if self._is_sparse:
+            packed = self._sparse_rows.packed(centers, self._n_threads)
+            return self._label_sparse(packed, labels)[1]
         n_clusters = len(centers)
         bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
         result = np.zeros((len(bounds) - 1, n_clusters))
-        labels = np.empty(self.n_rows, dtype=np.int32)
-        kernel, packed = self._kernel_for(centers)
+        packed_dense = pack_centers(centers, self._origin)
 
         def add_chunk(c: int, start: int, stop: int) -> None:
             unused = np.zeros((n_clusters, self.n_features)), np.zeros(n_clusters)
             no_errors = np.zeros((n_clusters, 4))
-            kernel(
-                self._points, self._weights, self._weight_step, start, stop, packed, True,
-                labels, *unused, no_errors, result[c],
+            assign_dense(
+                self._points, self._weights, self._weight_step, start, stop, packed_dense, True,
+                labels, *unused, no_errors, result[c], np.empty(0, dtype=self.dtype),
             )  # fmt: skip
 
         self._over_chunks(bounds, add_chunk)
         return np.asarray(result.sum(axis=0))
 
-    def _kernel_for(self, centers: NDArray[np.floating]) -> tuple[Any, Any]:
-        """The assignment kernel for these rows, and the centres in the form that it reads."""
-        if self._is_sparse:
-            return assign_sparse, transpose_centers(centers)
-        return assign_dense, pack_centers(centers, self._origin)
-
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
         """Labels (n,) alone, by the same kernel as ``assign``."""
         labels = np.full(self.n_rows, -1, dtype=np.int32)
-        kernel, packed = self._kernel_for(centers)
+        if self._is_sparse:
+            self._label_sparse(self._sparse_rows.packed(centers, self._n_threads), labels)
+            return labels
+        packed = pack_centers(centers, self._origin)
         unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(1)
+        no_bounds = np.empty(0, dtype=self.dtype)
 
         def label_chunk(c: int, start: int, stop: int) -> None:
-            kernel(
+            assign_dense(
                 self._points, self._weights, self._weight_step, start, stop, packed, False,
-                labels, *unused,
+                labels, *unused, no_bounds,
             )  # fmt: skip
 
         self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), label_chunk)
@@ -203,38 +255,14 @@ class NumbaEngine:
         self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), fill_chunk)
         return result
 
-    def _own_sq_errors(self, centers: NDArray[np.floating]) -> FloatArray:
-        """Squared distance (n,) of each row to its own centre."""
-        rows = np.ascontiguousarray(centers, dtype=np.float64)
-        result = np.empty(self.n_rows)
-
-        def fill_chunk(c: int, start: int, stop: int) -> None:
-            distances.fill_sq_errors(self._points, start, stop, rows, self._labels, result)
-
-        self._over_chunks(self._chunk_bounds(self.n_rows * self.n_features), fill_chunk)
-        return result
-
     @property
     def total_weight(self) -> float:
         return self.n_rows if self._sample_weight is None else float(self._sample_weight.sum())
 
     def mean_variance(self) -> float:
         bounds = self._chunk_bounds(self.n_rows * self.n_features)
-        n_chunks = len(bounds) - 1
-        moments = np.zeros((2, n_chunks, self.n_features))
-        weights = np.zeros(n_chunks)
-        origin = self._origin.astype(np.float64)
-
-        def add_chunk(c: int, start: int, stop: int) -> None:
-            rows = self._points, self._weights, self._weight_step, start, stop
-            if self._is_sparse:
-                weights[c] = distances.add_sparse_moments(*rows, moments[0, c], moments[1, c])
-            else:
-                weights[c] = distances.add_moments(*rows, origin, moments[0, c], moments[1, c])
-
-        self._over_chunks(bounds, add_chunk)
-        mean, square = moments.sum(axis=1) / weights.sum()
-        return float(np.maximum(square - mean**2, 0.0).mean())
+        rows = self._points, self._weights, self._weight_step
+        return mean_variance(*rows, self._is_sparse, self._origin, bounds, self._n_threads)
 
     # ---------------------------------------------------------------- size limits
 
@@ -252,6 +280,7 @@ class NumbaEngine:
             centers, limits, self._labels, found, prices
         )
         self._labels[:] = found
+        self._before = None
         if not self._is_sparse:
             self._pruning.forget()  # bounds are about other centres than a row's own
         return prices, changed
@@ -280,7 +309,8 @@ class NumbaEngine:
         return np.asarray(rows.toarray() if self._is_sparse else rows, dtype=self.dtype)
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:
-        errors = self._own_sq_errors(centers)
+        bounds = self._chunk_bounds(self.n_rows * self.n_features)
+        errors = own_sq_errors(self._points, self._labels, centers, bounds, self._n_threads)
         if self._sample_weight is not None:
             errors[self._sample_weight == 0] = 0.0
         numbers = np.argsort(-errors, kind="stable")[: np.count_nonzero(errors)]
@@ -293,13 +323,9 @@ class NumbaEngine:
         return self._rows(np.fromiter(seen.values(), dtype=np.int64))
 
     def closest_rows(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
-        errors, labels = self._own_sq_errors(centers), self._labels
-        candidates = np.arange(self.n_rows)
-        if self._sample_weight is not None:
-            candidates = np.flatnonzero(self._sample_weight > 0)
-        by_cluster = candidates[np.lexsort((errors[candidates], labels[candidates]))]
-        _, first = np.unique(labels[by_cluster], return_index=True)
-        return self._rows(by_cluster[first])
+        bounds = self._chunk_bounds(CHUNK_WORK // CLOSEST_CHUNK * self.n_rows)
+        labelled = self._points, self._weights, self._weight_step, self._labels
+        return self._rows(closest_numbers(*labelled, centers, bounds, self._n_threads))
 
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
         weights, candidates = self._weights, np.arange(self.n_rows)
@@ -350,6 +376,9 @@ class NumbaEngine:
         if weights is not None:
             weights = np.concatenate([weights, np.full(len(rows), weights[weights > 0].mean())])
         return NumbaEngine(X, weights)
+
+    def of_rows(self, rows: NDArray[np.floating]) -> NumbaEngine:
+        return NumbaEngine(np.asarray(rows, dtype=self.dtype), None)
 
     def merge_rows(self, radius: float) -> tuple[NumbaEngine, float]:
         merged = merge_close_rows(

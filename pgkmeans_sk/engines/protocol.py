@@ -52,8 +52,12 @@ class Engine(Protocol):
     def mean_variance(self) -> float:
         """Weighted variance of the columns, averaged over the columns."""
 
-    def assign(self, centers: NDArray[np.floating]) -> Assignment:
-        """Label every row with its nearest of ``centers`` (K, d), in the data's dtype."""
+    def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
+        """Label every row with its nearest of ``centers`` (K, d), in the data's dtype.
+
+        ``last`` announces that the next assignment, if any, is a long way off: what would only make
+        it faster need not be prepared.
+        """
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
         """How much the inertia would grow at most without each of ``centers``, (K,).
@@ -97,7 +101,10 @@ class Engine(Protocol):
         """Up to ``n_rows`` distinct rows with the largest positive distance to their own centre."""
 
     def closest_rows(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
-        """The row nearest to the centre, for each cluster that owns rows of positive weight."""
+        """The row nearest to the centre, for each cluster that owns rows of positive weight.
+
+        In the order of the clusters; of rows that are equally near, the first.
+        """
 
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
         """Rows drawn without replacement, by weight."""
@@ -124,6 +131,9 @@ class Engine(Protocol):
 
     def extended(self, rows: NDArray[np.floating]) -> Engine:
         """An engine over these rows followed by ``rows`` (m, d), each of the mean weight."""
+
+    def of_rows(self, rows: NDArray[np.floating]) -> Engine:
+        """An engine over ``rows`` (m, d) alone, each of weight 1."""
 
     def merge_rows(self, radius: float) -> tuple[Engine, float]:
         """An engine whose rows are the means of rows within ``radius``; and the inertia lost.

@@ -40,6 +40,12 @@ FIRST_REST = 4
 """Passes without bounds after the first one that did not pay."""
 
 
+def longest_move(centers: NDArray[np.floating], earlier: FloatArray) -> float:
+    """How far any of ``centers`` (K, d) is from where it was, at most."""
+    errors = centers - earlier
+    return float(np.sqrt(np.einsum("jt,jt->j", errors, errors).max())) * (1.0 + 1e-6)
+
+
 class Pruning:
     """Bounds over ``n_rows`` rows, and the choice whether to use them.
 
@@ -79,6 +85,11 @@ class Pruning:
             and self._n_rows * centers.size >= LEAST_WORK
             and -(-n_panels // self._n_group_panels(n_panels)) >= FEWEST_GROUPS
         )
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether earlier passes have left bounds that hold."""
+        return self._lower is not None
 
     def bounds_for(
         self, centers: NDArray[np.floating], typical_distance: float

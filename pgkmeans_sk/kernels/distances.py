@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel
-from pgkmeans_sk.kernels.points import add_row, copy_row
+from pgkmeans_sk.kernels.points import add_row, copy_row, sq_dist_at
 
 
 @kernel
@@ -52,6 +52,30 @@ def fill_sq_errors(
             difference = row[t] - centers[labels[i], t]
             total += difference * difference
         sq_errors[i] = total
+
+
+@kernel
+def find_closest(
+    points,  # IN Points
+    weights,  # IN (n,) or (1,) float64
+    weight_step,  # IN 1, or 0 when one weight serves all rows
+    start,  # IN first row of this chunk
+    stop,  # IN one past the last
+    centers,  # IN (K * d,) float64
+    norms,  # IN (K,) float64, their squared norms
+    labels,  # IN (n,) int32
+    sq_errors,  # INOUT (K,) float64, infinite at first; the least of each cluster
+    numbers,  # INOUT (K,) int64, -1 at first; the row that has it
+):
+    """The row of each cluster that is nearest to its centre; the first one of equally near rows."""
+    n_features = points.n_features
+    for i in range(start, stop):
+        if weights[i * weight_step] > 0.0:
+            label = np.uintp(labels[i])
+            sq_error = sq_dist_at(points, i, centers, label * np.uintp(n_features), norms[label])
+            if sq_error < sq_errors[label] or numbers[label] < 0:
+                sq_errors[label] = sq_error
+                numbers[label] = i
 
 
 @kernel

@@ -213,6 +213,7 @@ def assign_dense(
     sizes,  # INOUT (K,) float64, of w
     sq_errors,  # INOUT (K, 4) float64, of w |x - c|^2, in four parts
     utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
+    lower,  # OUT (n,) float, no centre but the row's own is nearer than that; (0,): not wanted
 ):
     """Label rows ``start:stop`` and, if asked, add them to their clusters' sums.
 
@@ -230,6 +231,9 @@ def assign_dense(
     values = np.empty(PANEL_WIDTH, panels.dtype)
     side_by_side = np.empty(n_features, panels.dtype)
     row = np.empty(n_features, np.float64)
+    # Numbers of the data's dtype, whose rounding is a fraction of kappa, hence twice.
+    real = panels.dtype.type
+    norm_share, tiny, nothing = real(1.0 - 2.0 * kappa), real(smallest), real(0.0)
     n_changed = 0
     n_exact = 0
 
@@ -237,6 +241,10 @@ def assign_dense(
         count = min(width, stop - first)
         fill_tile(points, first, count, origin, width, tile, norms)
         sweep(tile, panels, starts, n_quads, n_features, best, second, index)
+        if lower.size:
+            for l in range(count):
+                sq_dist = max(second[l] + norms[l] * norm_share - tiny, nothing)
+                lower[np.uintp(first + l)] = np.sqrt(sq_dist) * real(1.0 - 1e-6)
         for l in range(count):
             i = first + l
             label = np.int64(order[np.uintp(index[l])])
@@ -249,6 +257,8 @@ def assign_dense(
                     side_by_side[t] = tile[t * width + l]
                 label = nearest_exact(row, side_by_side, 0, norm, centers, values)
                 n_exact += 1
+                if lower.size:
+                    lower[i] = 0.0
             if labels[i] != label:
                 labels[i] = label
                 n_changed += 1

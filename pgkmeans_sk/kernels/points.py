@@ -1,7 +1,8 @@
 """How kernels see the user's rows, dense or sparse, without a copy.
 
-``sq_dist_to``, ``dot_with``, ``add_row`` and ``copy_row`` are the whole vocabulary: Numba picks the
-dense or the sparse form by the type of ``points`` when it compiles the kernel that calls them.
+``sq_dist_to``, ``sq_dist_at``, ``dot_with``, ``add_row`` and ``copy_row`` are the whole vocabulary:
+Numba picks the dense or the sparse form by the type of ``points`` when it compiles the kernel that
+calls them.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ def sq_dist_to(points, i, vector, vector_norm):
     raise NotImplementedError("only inside kernels")
 
 
+def sq_dist_at(points, i, vectors, at, vector_norm):
+    """The same for one of several vectors, ``vectors[at : at + d]``, without making it an array."""
+    raise NotImplementedError("only inside kernels")
+
+
 def dot_with(points, i, vector):
     """``x_i . vector`` in float64."""
     raise NotImplementedError("only inside kernels")
@@ -109,6 +115,26 @@ def _sq_dist_to(points, i, vector, vector_norm):
         for k in range(points.indptr[i], points.indptr[i + 1]):
             value = np.float64(points.data[k])
             total += value * (value - 2.0 * vector[points.indices[k]])
+        return max(total, 0.0)
+
+    return dense if _is_dense(points) else sparse
+
+
+@overload(sq_dist_at)
+def _sq_dist_at(points, i, vectors, at, vector_norm):
+    def dense(points, i, vectors, at, vector_norm):
+        total = 0.0
+        for t in range(points.n_features):
+            x = np.float64(points.base[np.uintp(i * points.row_step + t * points.column_step)])
+            difference = x - vectors[at + np.uintp(t)]
+            total += difference * difference
+        return total
+
+    def sparse(points, i, vectors, at, vector_norm):
+        total = vector_norm
+        for k in range(points.indptr[i], points.indptr[i + 1]):
+            value = np.float64(points.data[k])
+            total += value * (value - 2.0 * vectors[at + np.uintp(points.indices[k])])
         return max(total, 0.0)
 
     return dense if _is_dense(points) else sparse

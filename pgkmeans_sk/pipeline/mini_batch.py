@@ -1,9 +1,12 @@
 """Clustering a stream of batches, with no cluster ever empty.
 
 Each batch moves the centres to the running means of all rows they have won (MacQueen 1967; Sculley
-2010). A *witness*, one row that it won last, is remembered for every cluster. After the move, the
-batch and the witnesses together are settled as in a fit: a cluster that would win none of them gets
-a part of a large one. So all clusters own at least one of the rows seen so far, always.
+2010). A *witness*, one row that it won last, is remembered for every cluster. Where a cluster wins
+neither a row of the batch nor a witness after the move, batch and witnesses together are settled as
+in a fit: the cluster gets a part of a large one. So all clusters own at least one of the rows seen
+so far, always.
+
+Two assignments of the batch are all that it takes, unless there is something to settle.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.empty_clusters import settle
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 from pgkmeans_sk.pipeline.starts import Start
-from pgkmeans_sk.results import FloatArray, Solution
+from pgkmeans_sk.results import Assignment, FloatArray, Solution
 
 
 @dataclass(frozen=True)
@@ -50,23 +53,33 @@ def add_batch(
     moves[won.sizes == 0] = 0.0
     moved = settings.place(stream.centers + moves, stream.centers, engine.dtype)
 
-    with_witnesses = engine.extended(stream.witnesses)
-    state = settle(with_witnesses, moved, settings, journal)
-    replaced = (state.centers != moved).any(axis=1)
-    if replaced.any():  # parts of a divided cluster share what it had won
-        shares = state.assignment.sizes[replaced]
-        counts[replaced] = counts[replaced].sum() * shares / max(shares.sum(), 1e-300)
+    found = engine.assign(moved, last=True)
+    witnesses = _witnesses(engine, moved, found, stream)
+    n_owners = len(witnesses)
+    if n_owners < settings.n_clusters:
+        extended = engine.extended(stream.witnesses)
+        state = settle(extended, moved, settings, journal)
+        replaced = (state.centers != moved).any(axis=1)
+        if replaced.any():  # parts of a divided cluster share what it had won
+            shares = state.assignment.sizes[replaced]
+            counts[replaced] = counts[replaced].sum() * shares / max(shares.sum(), 1e-300)
+        moved, found = state.centers, engine.assign(state.centers, last=True)
+        witnesses = extended.closest_rows(moved)
+        n_owners = int(np.count_nonzero(state.assignment.sizes))
 
-    labels = with_witnesses.labels[: engine.n_rows]
-    solution = Solution(
-        state.centers,
-        labels,
-        engine.assign(state.centers).inertia,
-        1,
-        True,
-        tuple(journal.repairs),
-        int(np.count_nonzero(state.assignment.sizes)),
-        counts,
-    )
-    witnesses = with_witnesses.closest_rows(state.centers)
-    return Stream(state.centers, counts, witnesses), solution
+    repairs = tuple(journal.repairs)
+    solution = Solution(moved, engine.labels, found.inertia, 1, True, repairs, n_owners, counts)
+    return Stream(moved, counts, witnesses), solution
+
+
+def _witnesses(
+    engine: Engine, centers: NDArray[np.floating], found: Assignment, stream: Stream
+) -> NDArray[np.floating]:
+    """A row of each cluster that owns one: of the batch, if possible, or an older witness."""
+    latest = engine.closest_rows(centers)
+    if not len(found.empty):
+        return latest
+    older = engine.of_rows(stream.witnesses)
+    owned = older.assign(centers, last=True).sizes > 0.0
+    kept = older.closest_rows(centers)[found.sizes[owned] == 0.0]
+    return np.concatenate([latest, kept])

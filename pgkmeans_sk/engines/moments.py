@@ -1,0 +1,42 @@
+"""Moments of the columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.kernels import distances
+from pgkmeans_sk.results import IntArray
+from pgkmeans_sk.threads import run_tasks
+
+
+def mean_variance(
+    points: Any,
+    weights: NDArray[np.float64],
+    weight_step: int,
+    is_sparse: bool,
+    origin: NDArray[np.floating],
+    bounds: IntArray,
+    n_threads: int,
+) -> float:
+    """Weighted variance of the columns, averaged over the columns.
+
+    ``origin`` (d,) is a point near the rows (zero, if they are sparse).
+    """
+    n_chunks = len(bounds) - 1
+    moments = np.zeros((2, n_chunks, len(origin)))
+    sums = np.zeros(n_chunks)
+    near = origin.astype(np.float64)
+
+    def add_chunk(c: int) -> None:
+        rows = points, weights, weight_step, bounds[c], bounds[c + 1]
+        if is_sparse:
+            sums[c] = distances.add_sparse_moments(*rows, moments[0, c], moments[1, c])
+        else:
+            sums[c] = distances.add_moments(*rows, near, moments[0, c], moments[1, c])
+
+    run_tasks(add_chunk, n_chunks, n_threads)
+    mean, square = moments.sum(axis=1) / sums.sum()
+    return float(np.maximum(square - mean**2, 0.0).mean())
