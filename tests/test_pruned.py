@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgkmeans_sk.engines import numba_cpu, pruning
+from pgkmeans_sk.engines import dense_pass, pruning
 from pgkmeans_sk.engines.center_order import order_centers
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST, lower_and_compare
@@ -260,7 +260,7 @@ def test_centres_at_rest_are_not_looked_at_again():
         return result
 
     with mock.patch.object(
-        numba_cpu, "assign_pruned", partial(counted, kernel=numba_cpu.assign_pruned)
+        dense_pass, "assign_pruned", partial(counted, kernel=dense_pass.assign_pruned)
     ):
         engine.assign(centers)
         engine.assign(centers + np.float32(1e-3))

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pgkmeans_sk.engines import numba_cpu
+from pgkmeans_sk.engines import dense_pass, numba_cpu
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels import second_pass
 from tests import reference
@@ -72,7 +72,7 @@ def test_few_rows_are_looked_at_again(monkeypatch):
         counts.append(result[2])
         return result
 
-    monkeypatch.setattr(numba_cpu, "assign_again", counted)
+    monkeypatch.setattr(dense_pass, "assign_again", counted)
     rng = np.random.default_rng(6)
     X = rng.standard_normal((2000, 4)).astype(np.float32)
     centers = X[:64].copy()

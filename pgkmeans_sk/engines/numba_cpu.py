@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from pgkmeans_sk.engines.closest import closest_numbers, own_sq_errors
+from pgkmeans_sk.engines.dense_pass import DensePass
 from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.moments import mean_variance
@@ -19,12 +20,9 @@ from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.engines.pruning import Pruning, longest_move
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
-from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
-from pgkmeans_sk.kernels.pruned import assign_pruned
-from pgkmeans_sk.kernels.second_pass import assign_again
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
@@ -111,82 +109,36 @@ class NumbaEngine:
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
         if self._is_sparse:
             return self._assign_sparse(centers)
-        n_clusters = len(centers)
-        work = self.n_rows * n_clusters * self.n_features
-        bounds = self._chunk_bounds(work, partial_bytes=8 * centers.size)
-        n_chunks = len(bounds) - 1
-        sums = np.zeros((n_chunks, n_clusters, self.n_features))
-        sizes = np.zeros((n_chunks, n_clusters))
-        sq_errors = np.zeros((n_chunks, n_clusters, 4))
-        n_changed = np.zeros(n_chunks, dtype=np.int64)
-        labelled = self._points, self._weights, self._weight_step
-        utilities = np.zeros((n_chunks, n_clusters))
+        bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
+        rows = self._points, self._weights, self._weight_step
+        dense = DensePass(rows, self._labels, centers, self._origin, bounds, self._n_threads)
         self._utilities = None
         before, self._before = self._before, None
-        is_followed = not last and n_clusters >= SECOND_PASS_CENTERS
+        is_followed = not last and len(centers) >= SECOND_PASS_CENTERS
 
         def look_at_all() -> None:
-            packed = pack_centers(centers, self._origin)
-            self._utilities = centers, utilities
             lower = np.empty(self.n_rows if is_followed else 0, dtype=self.dtype)
-
-            def assign_chunk(c: int, start: int, stop: int) -> None:
-                n_changed[c], _ = assign_dense(
-                    *labelled, start, stop, packed, True,
-                    self._labels, sums[c], sizes[c], sq_errors[c], utilities[c], lower,
-                )  # fmt: skip
-
-            self._over_chunks(bounds, assign_chunk)
+            self._utilities = centers, dense.look_at_all(lower)
             if is_followed:
                 self._before = centers.astype(np.float64), lower
 
-        def look_again(earlier: FloatArray, lower: NDArray[Any]) -> None:
-            packed = pack_centers(centers, self._origin)
-            move = longest_move(centers, earlier)
-
-            def assign_chunk(c: int, start: int, stop: int) -> None:
-                n_changed[c], _, _ = assign_again(
-                    *labelled, start, stop, packed, lower, move,
-                    self._labels, sums[c], sizes[c], sq_errors[c],
-                )  # fmt: skip
-
-            self._over_chunks(bounds, assign_chunk)
-
-        def look_at_doubts(doubts: GroupBounds) -> None:
-            packed = pack_centers(centers, self._origin, self._pruning.order)
-            quick_centers = np.ascontiguousarray(centers).ravel()
-            size = self._pruning.block_size
-
-            def assign_chunk(c: int, start: int, stop: int) -> None:
-                n_changed[c], _, _ = assign_pruned(
-                    *labelled, start, stop, packed, quick_centers, doubts, size,
-                    self._labels, sums[c], sizes[c], sq_errors[c],
-                )  # fmt: skip
-
-            self._over_chunks(bounds, assign_chunk)
-
-        pays = centers.dtype == self.dtype and self._pruning.is_for(centers)
-        if not pays or (last and not self._pruning.has_bounds):  # new ones help the next pass only
-            self._pruning.forget()
+        pruning = self._pruning
+        pays = centers.dtype == self.dtype and pruning.is_for(centers)
+        if not pays or (last and not pruning.has_bounds):  # new ones help the next pass only
+            pruning.forget()
             if last and before is not None and before[0].shape == centers.shape:
-                look_again(*before)
+                dense.look_again(before[1], longest_move(centers, before[0]))
             else:
                 look_at_all()
         else:
-            doubts = self._pruning.bounds_for(centers, self._typical_distance)
-            self._pruning.timed(
-                centers,
-                doubts is not None,
-                look_at_all if doubts is None else partial(look_at_doubts, doubts),
-            )
-        total = sums[0] if n_chunks == 1 else sums.sum(axis=0)
-        weights, errors = sizes.sum(axis=0), sq_errors.sum(axis=0).sum(axis=1)
-        self._typical_distance = float(np.sqrt(errors.sum() / max(weights.sum(), 1e-300)))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total /= weights[:, np.newaxis]
-        total += centers  # rows were added up relative to their centres
-        total[weights == 0.0] = np.nan
-        return Assignment(total, weights, errors, int(n_changed.sum()))
+            doubts = pruning.bounds_for(centers, self._typical_distance)
+            work = look_at_all
+            if doubts is not None:
+                work = partial(dense.look_at_doubts, doubts, pruning.order, pruning.block_size)
+            pruning.timed(centers, doubts is not None, work)
+        found = dense.assignment()
+        self._typical_distance = float(np.sqrt(found.inertia / max(found.sizes.sum(), 1e-300)))
+        return found
 
     def _assign_sparse(self, centers: NDArray[np.floating]) -> Assignment:
         packed = self._sparse_rows.packed(centers, self._n_threads)
@@ -210,21 +162,11 @@ class NumbaEngine:
         if self._is_sparse:
             packed = self._sparse_rows.packed(centers, self._n_threads)
             return self._label_sparse(packed, labels)[1]
-        n_clusters = len(centers)
         bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
-        result = np.zeros((len(bounds) - 1, n_clusters))
-        packed_dense = pack_centers(centers, self._origin)
-
-        def add_chunk(c: int, start: int, stop: int) -> None:
-            unused = np.zeros((n_clusters, self.n_features)), np.zeros(n_clusters)
-            no_errors = np.zeros((n_clusters, 4))
-            assign_dense(
-                self._points, self._weights, self._weight_step, start, stop, packed_dense, True,
-                labels, *unused, no_errors, result[c], np.empty(0, dtype=self.dtype),
-            )  # fmt: skip
-
-        self._over_chunks(bounds, add_chunk)
-        return np.asarray(result.sum(axis=0))
+        rows = self._points, self._weights, self._weight_step
+        dense = DensePass(rows, labels, centers, self._origin, bounds, self._n_threads)
+        found = dense.look_at_all(np.empty(0, dtype=self.dtype))
+        return np.asarray(found.sum(axis=0))
 
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
         """Labels (n,) alone, by the same kernel as ``assign``."""

@@ -63,7 +63,7 @@ class Pruning:
         allowed = min(n_bytes, int(get_config()["working_memory"] * 2**19))
         self._budget = max(SMALL_BYTES, allowed)
         self._centers: FloatArray | None = None
-        self.order: NDArray[np.int32] | None = None
+        self.order: NDArray[np.int32] = np.empty(0, dtype=np.int32)
         self._lower: NDArray[np.uint16] | None = None
         self._dense_seconds = np.inf
         self._n_dense, self._rest, self._next_rest = 0, 0, FIRST_REST
@@ -132,7 +132,6 @@ class Pruning:
 
     def _moved_to(self, centers: NDArray[np.floating]) -> GroupBounds:
         assert self._centers is not None
-        assert self.order is not None
         assert self._lower is not None
         errors = centers.astype(np.float64) - self._centers
         moves = np.zeros(self._width * self._group_panels * PANEL_WIDTH)

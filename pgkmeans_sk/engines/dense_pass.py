@@ -1,0 +1,115 @@
+"""One assignment of dense rows: its sums, chunk by chunk, and three ways to come by the labels.
+
+They differ in how many centres they look at, and in nothing else: the result has the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.kernels.bounds import GroupBounds
+from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
+from pgkmeans_sk.kernels.pruned import assign_pruned
+from pgkmeans_sk.kernels.second_pass import assign_again
+from pgkmeans_sk.results import Assignment, FloatArray, IntArray
+from pgkmeans_sk.threads import run_tasks
+
+
+class DensePass:
+    """A pass over all rows.
+
+    Parameters
+    ----------
+    rows : tuple
+        Points, weights and weight step, as kernels take them.
+    labels : ndarray of shape (n,), int32
+        The labels so far, which the pass replaces.
+    centers : ndarray of shape (K, d)
+        Where to assign.
+    origin : ndarray of shape (d,)
+        A point near the rows, of their dtype.
+    bounds : ndarray of shape (n_chunks + 1,), int64
+        Where chunks begin and end.
+    n_threads : int
+        On how many threads chunks may run.
+    """
+
+    def __init__(
+        self,
+        rows: tuple[Any, FloatArray, int],
+        labels: NDArray[np.int32],
+        centers: NDArray[np.floating],
+        origin: NDArray[Any],
+        bounds: IntArray,
+        n_threads: int,
+    ) -> None:
+        self._rows, self._labels, self._centers, self._origin = rows, labels, centers, origin
+        self._bounds, self._n_threads = bounds, n_threads
+        n_chunks = len(bounds) - 1
+        self._sums = np.zeros((n_chunks, *centers.shape))
+        self._sizes = np.zeros((n_chunks, len(centers)))
+        self._sq_errors = np.zeros((n_chunks, len(centers), 4))
+        self._n_changed = np.zeros(n_chunks, dtype=np.int64)
+
+    def _over_chunks(self, task: Callable[[int, int, int], Any]) -> None:
+        """Call ``task(number, start, stop)`` for each chunk; it returns how many labels changed."""
+
+        def run(c: int) -> None:
+            self._n_changed[c] = task(c, self._bounds[c], self._bounds[c + 1])[0]
+
+        run_tasks(run, len(self._n_changed), self._n_threads)
+
+    def _totals(self, c: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        return self._sums[c], self._sizes[c], self._sq_errors[c]
+
+    def look_at_all(self, lower: NDArray[Any]) -> FloatArray:
+        """Sweep over all centres; returns their utilities, chunk by chunk.
+
+        ``lower`` (n,) is given a distance for each row that no centre but its own is nearer than;
+        (0,) if nobody wants to know.
+        """
+        packed = pack_centers(self._centers, self._origin)
+        utilities = np.zeros_like(self._sizes)
+        self._over_chunks(
+            lambda c, start, stop: assign_dense(
+                *self._rows, start, stop, packed, True, self._labels, *self._totals(c),
+                utilities[c], lower,
+            )
+        )  # fmt: skip
+        return utilities
+
+    def look_again(self, lower: NDArray[Any], move: float) -> None:
+        """Sweep only for rows whose ``lower`` of the last pass does not outlast a ``move``."""
+        packed = pack_centers(self._centers, self._origin)
+        self._over_chunks(
+            lambda c, start, stop: assign_again(
+                *self._rows, start, stop, packed, lower, move, self._labels, *self._totals(c)
+            )
+        )
+
+    def look_at_doubts(
+        self, doubts: GroupBounds, order: NDArray[np.int32], block_size: int
+    ) -> None:
+        """Look only at groups of centres that their bounds do not rule out."""
+        packed = pack_centers(self._centers, self._origin, order)
+        quick_centers = np.ascontiguousarray(self._centers).ravel()
+        self._over_chunks(
+            lambda c, start, stop: assign_pruned(
+                *self._rows, start, stop, packed, quick_centers, doubts, block_size,
+                self._labels, *self._totals(c),
+            )
+        )  # fmt: skip
+
+    def assignment(self) -> Assignment:
+        """What the pass has found, summed up."""
+        total = self._sums[0] if len(self._sums) == 1 else self._sums.sum(axis=0)
+        sizes, sq_errors = self._sizes.sum(axis=0), self._sq_errors.sum(axis=0).sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            total /= sizes[:, np.newaxis]
+        total += self._centers  # rows were added up relative to their centres
+        total[sizes == 0.0] = np.nan
+        return Assignment(total, sizes, sq_errors, int(self._n_changed.sum()))
