@@ -247,7 +247,7 @@ def test_interrupted(method, error, n_passes, monkeypatch):
         passes.append(centers)
         if len(passes) == n_passes:
             raise error("stop")
-        return assign(self, centers)
+        return assign(self, centers, **options)
 
     targets = estimators()
     monkeypatch.setattr(NumbaEngine, "assign", interrupted)
