@@ -114,7 +114,9 @@ class NumbaEngine:
         dense = DensePass(rows, self._labels, centers, self._origin, bounds, self._n_threads)
         self._utilities = None
         before, self._before = self._before, None
-        is_followed = not last and len(centers) >= SECOND_PASS_CENTERS
+        # The batch of a stream: a first pass, and then a last one.
+        is_followed = not last and np.isnan(self._typical_distance)
+        is_followed = is_followed and len(centers) >= SECOND_PASS_CENTERS
 
         def look_at_all() -> None:
             lower = np.empty(self.n_rows if is_followed else 0, dtype=self.dtype)
