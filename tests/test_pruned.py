@@ -308,7 +308,8 @@ def test_bounds_rest_while_they_do_not_pay(monkeypatch):
             used.append(bounds is not None)
         return used
 
-    assert passes(8, seconds=1) == [False] * pruning.WARM_UP + [True] * 4
+    n_first = pruning.WARM_UP + 4
+    assert passes(n_first, seconds=1) == [False] * pruning.WARM_UP + [True] * 4
     # The first pass after a rest is slow in any case: the one after it is judged.
     assert passes(6, seconds=9) == [True] + [False] * 4 + [True]
     assert passes(10, seconds=9) == [True] + [False] * 8 + [True]

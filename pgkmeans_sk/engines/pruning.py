@@ -34,7 +34,7 @@ BLOCK_BYTES = 2**15
 LONG_ROWS = 64
 """Features from which on finding all bounds takes no longer than a pass without any; for short rows
 it takes twice as long."""
-WARM_UP = 4
+WARM_UP = 8
 """Passes over short rows before bounds are tried: until then centres move far. Else one."""
 FIRST_REST = 4
 """Passes without bounds after the first one that did not pay."""
