@@ -326,3 +326,20 @@ def test_memory_of_bounds_is_limited():
         width = -(-n_groups // CHUNK) * CHUNK
         if n_groups > 1:
             assert 2 * n_rows * width <= max(48 * mebibyte, n_bytes)
+
+
+@pytest.mark.usefixtures("always_pruned")
+@pytest.mark.parametrize("scale", [1e18, 1e19, 3e19, 1e20, 1e25, 1e30])
+def test_rows_whose_squares_overflow_have_no_bounds(scale):
+    # Their fast values may be anything, and what they say of one pass must not outlive it.
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((600, 3))
+    X[::2] *= scale
+    X = X.astype(np.float32)
+    small = rng.standard_normal((80, 3)).astype(np.float32)
+    large = (1e17 * rng.standard_normal((80, 3))).astype(np.float32)
+    engine = NumbaEngine(X, None)
+    for step, centers in enumerate((small, small, large, large, small, X[:80], small, large)):
+        moved = centers + np.float32(0.01 * step)
+        engine.assign(moved)
+        np.testing.assert_array_equal(engine.labels, reference.labels(X, moved))

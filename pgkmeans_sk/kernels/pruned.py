@@ -184,6 +184,8 @@ def look_at_groups(
     norm_share, smallest = real(1.0 - 2.0 * centers.kappa), real(centers.smallest)
     per_unit = real(bounds.per_unit * (1.0 - 1e-6))
     most, nothing = real(LARGEST), real(0.0)
+    # Where fast values may overflow they say nothing of the next pass: the bound is 0 then.
+    trust = real(centers.largest if centers.kappa < np.inf else 0.0)
     for g in range(n_groups):
         count = counts[g]
         list_at = g * list_size
@@ -215,7 +217,8 @@ def look_at_groups(
             gathered[k] = norms[np.uintp(lists[np.uintp(list_at + k)])]
         for k in range(count):  # apart from the rest, so that roots are taken several at a time
             sq_dist = max(least[k] + gathered[k] * norm_share - smallest, nothing)
-            units[k] = np.int32(min(np.sqrt(sq_dist) * per_unit, most))
+            bound = np.int32(min(np.sqrt(sq_dist) * per_unit, most))
+            units[k] = bound if gathered[k] < trust else np.int32(0)
         for k in range(count):
             r = np.uintp(lists[np.uintp(list_at + k)])
             lower[np.uintp((first + np.int64(r)) * width + g)] = units[k]
