@@ -51,12 +51,12 @@ def test_second_pass_is_one_like_any_other(problem, share):
 
 
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("layout", ["C", "F", "strided", "read-only"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if "cs" not in name])
 @pytest.mark.parametrize("scale", [1e-165, 1e-158, 1e-22, 1.0, 1e19, 1e150])
 def test_layouts_and_scales(layout, scale):
     rng = np.random.default_rng(5)
     X = rng.standard_normal((700, 5)) * scale
-    X = LAYOUTS[layout](X) if layout in LAYOUTS else X
+    X = LAYOUTS[layout](X)
     centers = rng.standard_normal((40, 5)) * scale
     engine = NumbaEngine(X, None)
     engine.assign(centers)

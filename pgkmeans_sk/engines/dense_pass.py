@@ -1,6 +1,7 @@
 """One assignment of dense rows: its sums, chunk by chunk, and three ways to come by the labels.
 
-They differ in how many centres they look at, and in nothing else: the result has the same bits.
+They differ in how many centres they look at, and in nothing else: the result has the same bits. (A
+fourth way is to keep labels that somebody else has found.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.kernels.bounds import GroupBounds
-from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest import add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.kernels.second_pass import assign_again
 from pgkmeans_sk.results import Assignment, FloatArray, IntArray
@@ -103,6 +104,16 @@ class DensePass:
                 self._labels, *self._totals(c),
             )
         )  # fmt: skip
+
+    def keep_labels(self) -> None:
+        """Look at no centre but each row's own."""
+
+        def add_chunk(c: int, start: int, stop: int) -> tuple[int, ...]:
+            rows = np.ascontiguousarray(self._centers, dtype=np.float64)
+            add_up(*self._rows, start, stop, rows, self._labels, *self._totals(c))
+            return (0,)
+
+        self._over_chunks(add_chunk)
 
     def assignment(self) -> Assignment:
         """What the pass has found, summed up."""

@@ -109,9 +109,7 @@ class NumbaEngine:
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
         if self._is_sparse:
             return self._assign_sparse(centers)
-        bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
-        rows = self._points, self._weights, self._weight_step
-        dense = DensePass(rows, self._labels, centers, self._origin, bounds, self._n_threads)
+        dense = self._dense_pass(centers, self._labels)
         self._utilities = None
         before, self._before = self._before, None
         # The batch of a stream: a first pass, and then a last one.
@@ -142,14 +140,16 @@ class NumbaEngine:
         self._typical_distance = float(np.sqrt(found.inertia / max(found.sizes.sum(), 1e-300)))
         return found
 
+    def _dense_pass(self, centers: NDArray[np.floating], labels: NDArray[np.int32]) -> DensePass:
+        bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
+        rows = self._points, self._weights, self._weight_step
+        return DensePass(rows, labels, centers, self._origin, bounds, self._n_threads)
+
     def _assign_sparse(self, centers: NDArray[np.floating]) -> Assignment:
         packed = self._sparse_rows.packed(centers, self._n_threads)
         n_changed, utilities = self._label_sparse(packed, self._labels)
         self._utilities = centers, utilities[np.newaxis]
-        sums, sizes, errors = self._sparse_rows.add_up(packed, self._labels, self._n_threads)
-        with np.errstate(invalid="ignore"):
-            sums /= sizes[:, np.newaxis]  # 0 / 0 is not a number, as promised
-        return Assignment(sums, sizes, errors, n_changed)
+        return self._sparse_rows.assignment(packed, self._labels, n_changed, self._n_threads)
 
     def _label_sparse(
         self, packed: SparseCenters, labels: NDArray[np.int32]
@@ -164,10 +164,7 @@ class NumbaEngine:
         if self._is_sparse:
             packed = self._sparse_rows.packed(centers, self._n_threads)
             return self._label_sparse(packed, labels)[1]
-        bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
-        rows = self._points, self._weights, self._weight_step
-        dense = DensePass(rows, labels, centers, self._origin, bounds, self._n_threads)
-        found = dense.look_at_all(np.empty(0, dtype=self.dtype))
+        found = self._dense_pass(centers, labels).look_at_all(np.empty(0, dtype=self.dtype))
         return np.asarray(found.sum(axis=0))
 
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
@@ -177,13 +174,13 @@ class NumbaEngine:
             self._label_sparse(self._sparse_rows.packed(centers, self._n_threads), labels)
             return labels
         packed = pack_centers(centers, self._origin)
-        unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(1)
-        no_bounds = np.empty(0, dtype=self.dtype)
+        no_sums = np.empty((0, self.n_features)), np.empty(0), np.empty((0, 4))
+        unwanted = np.empty(0), np.empty(0, dtype=self.dtype)
 
         def label_chunk(c: int, start: int, stop: int) -> None:
             assign_dense(
                 self._points, self._weights, self._weight_step, start, stop, packed, False,
-                labels, *unused, no_bounds,
+                labels, *no_sums, *unwanted,
             )  # fmt: skip
 
         self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), label_chunk)
@@ -221,8 +218,9 @@ class NumbaEngine:
         if self._sample_weight is not None and not self._sample_weight.all():
             found[:] = self.nearest(centers)  # counts for rows of weight 0
         found, prices, changed = self._rows_within.assign(
-            centers, limits, self._labels, found, prices
-        )
+            centers, limits, self._labels, found, prices,
+            lambda labels: self._measure(centers, labels).inertia,
+        )  # fmt: skip
         self._labels[:] = found
         self._before = None
         if not self._is_sparse:
@@ -230,7 +228,15 @@ class NumbaEngine:
         return prices, changed
 
     def measure(self, centers: NDArray[np.floating]) -> Assignment:
-        return self._rows_within.measure(centers, self._labels)
+        return self._measure(centers, self._labels)
+
+    def _measure(self, centers: NDArray[np.floating], labels: NDArray[np.int32]) -> Assignment:
+        if self._is_sparse:
+            packed = self._sparse_rows.packed(centers, self._n_threads)
+            return self._sparse_rows.assignment(packed, labels, 0, self._n_threads)
+        dense = self._dense_pass(centers, labels)
+        dense.keep_labels()
+        return dense.assignment()
 
     # ---------------------------------------------------------------- sets of rows
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.kernels import candidates as kernels
-from pgkmeans_sk.kernels.points import DensePoints, Points
+from pgkmeans_sk.kernels.points import Points
 from pgkmeans_sk.kernels.row_heaps import N_CANDIDATES, open_graph
 from pgkmeans_sk.kernels.size_limits import balance
-from pgkmeans_sk.results import Assignment, FloatArray, IntArray, SizeLimits
+from pgkmeans_sk.results import FloatArray, IntArray, SizeLimits
 from pgkmeans_sk.threads import run_tasks
 
 COARSENING = 4
@@ -35,7 +35,6 @@ TIE_PENALTY = 1e-9
 COARSE_ROUNDS, FINE_ROUNDS = 3, 40
 MAX_CHUNKS = 64
 CHUNK_WORK = 1_000_000
-PARTIAL_SUM_BYTES = 2**25
 
 
 def chunk_ends(n_rows: int, n_wanted: int) -> IntArray:
@@ -73,9 +72,7 @@ class RowsWithin:
     def __init__(
         self, points: Points, n_rows: int, sample_weight: FloatArray | None, n_threads: int
     ) -> None:
-        self.points, self.n_threads, self._n_rows = points, n_threads, n_rows
-        self._all_weights = np.ones(1) if sample_weight is None else sample_weight
-        self._weight_step = 0 if sample_weight is None else 1
+        self.points, self.n_threads = points, n_threads
         weights = np.ones(n_rows) if sample_weight is None else sample_weight
         self.numbers: IntArray = np.flatnonzero(weights > 0.0)
         weights = weights[self.numbers]
@@ -91,6 +88,7 @@ class RowsWithin:
         before: NDArray[np.int32],
         others: NDArray[np.int32],
         prices: FloatArray | None,
+        inertia_of: Callable[[NDArray[np.int32]], float],
     ) -> tuple[NDArray[np.int32], FloatArray, bool]:
         """Labels (n,), prices (K,), and whether they are not those of ``before``.
 
@@ -100,38 +98,9 @@ class RowsWithin:
         start = np.zeros(len(centers)) if prices is None else prices
         search = PricedAssignment(self, centers, limits, start)
         others[self.numbers] = search.solve(None if first else before[self.numbers])
-        if first or self.measure(centers, others).inertia < self.measure(centers, before).inertia:
+        if first or inertia_of(others) < inertia_of(before):
             return others, search.prices, True
         return before, search.prices, False
-
-    def measure(self, centers: NDArray[np.floating], labels: NDArray[np.int32]) -> Assignment:
-        """What the labels (n,) mean for these centres (K, d)."""
-        rows = np.ascontiguousarray(centers, dtype=np.float64)
-        norms = np.einsum("jt,jt->j", rows, rows)
-        n_values = self._n_rows * centers.shape[1]
-        # A row without many stored values is measured by these alone, as in nearest_sparse.py.
-        in_full = isinstance(self.points, DensePoints) or (
-            n_values <= 4 * len(centers) * self.points.data.size
-        )
-        most = max(4, PARTIAL_SUM_BYTES // (8 * centers.size))
-        ends = chunk_ends(self._n_rows, min(n_values // CHUNK_WORK, most))
-        sums = np.zeros((len(ends) - 1, *centers.shape))
-        statistics = np.zeros((2, len(ends) - 1, len(centers)))
-
-        def measure_chunk(c: int) -> None:
-            kernels.measure_members(
-                self.points, self._all_weights, self._weight_step, ends[c], ends[c + 1], rows,
-                norms, in_full, labels, sums[c], statistics[0, c], statistics[1, c],
-            )  # fmt: skip
-
-        run_tasks(measure_chunk, len(sums), self.n_threads)
-        sizes, sq_errors = statistics.sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            centroids = sums.sum(axis=0) / sizes[:, np.newaxis]
-        if in_full:
-            centroids += rows
-        centroids[sizes == 0.0] = np.nan
-        return Assignment(centroids, sizes, sq_errors, 0)
 
     def sample(self, n_rows: int) -> IntArray:
         """Positions in ``numbers`` of a sample, in order; larger samples contain smaller ones."""

@@ -80,7 +80,10 @@ class Engine(Protocol):
         """
 
     def measure(self, centers: NDArray[np.floating]) -> Assignment:
-        """What ``assign`` tells, of the labels as they are; changes are 0."""
+        """What ``assign`` tells, of the labels as they are; changes are 0.
+
+        Only after an assignment: before, rows have no labels.
+        """
 
     def root(self) -> Nodes:
         """One node with all rows of positive weight."""

@@ -17,7 +17,7 @@ from pgkmeans_sk.kernels.nearest_sparse import (
     open_sparse_centers,
     sort_by_label,
 )
-from pgkmeans_sk.results import FloatArray, IntArray
+from pgkmeans_sk.results import Assignment, FloatArray, IntArray
 from pgkmeans_sk.threads import run_tasks
 
 CHUNK_COLUMNS = 1024
@@ -71,10 +71,10 @@ class SparseRows:
         run_tasks(label_chunk, n_chunks, n_threads)
         return int(n_changed.sum()), utilities.sum(axis=0)
 
-    def add_up(
-        self, centers: SparseCenters, labels: NDArray[np.int32], n_threads: int
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Sums (K, d), weights (K,) and squared errors (K,) of the clusters."""
+    def assignment(
+        self, centers: SparseCenters, labels: NDArray[np.int32], n_changed: int, n_threads: int
+    ) -> Assignment:
+        """What ``labels`` (n,) mean for the clusters."""
         n_clusters = len(centers.rows)
         sums, sizes = np.zeros(centers.rows.shape), np.zeros(n_clusters)
         sq_errors, ends = np.zeros(n_clusters), np.empty(n_clusters, dtype=np.int64)
@@ -92,4 +92,6 @@ class SparseRows:
             )  # fmt: skip
 
         run_tasks(add_group, len(bounds) - 1, n_threads)
-        return sums, sizes, sq_errors
+        with np.errstate(invalid="ignore"):
+            sums /= sizes[:, np.newaxis]  # 0 / 0 is not a number, as promised
+        return Assignment(sums, sizes, sq_errors, n_changed)

@@ -1,4 +1,4 @@
-"""Each row's few cheapest clusters at given prices, and what follows from labels.
+"""Each row's few cheapest clusters at given prices, and a net for what they cannot do.
 
 The price of a cluster is added to squared distances (``size_limits.py``). A row's *candidates* are
 the c clusters that cost it least when it was looked at; its *bound* is what the next one would have
@@ -11,7 +11,8 @@ import numpy as np
 from numba.extending import overload
 
 from pgkmeans_sk.kernels.compile import kernel
-from pgkmeans_sk.kernels.points import DensePoints, add_row, copy_row, sq_dist_to
+from pgkmeans_sk.kernels.distances import fill_sq_row
+from pgkmeans_sk.kernels.points import DensePoints, copy_row
 
 SLACK = 1e-13
 """Costs that differ by less, relative to what they are sums of, are taken for equal."""
@@ -29,13 +30,7 @@ def fill_sq_distances(points, i, columns, norms, row, sq_dist):
 def _fill_sq_distances(points, i, columns, norms, row, sq_dist):
     def dense(points, i, columns, norms, row, sq_dist):
         copy_row(points, i, row)
-        for j in range(sq_dist.size):
-            sq_dist[j] = 0.0
-        for t in range(row.size):
-            x = row[t]
-            for j in range(sq_dist.size):
-                difference = x - columns[t, j]
-                sq_dist[j] += difference * difference
+        fill_sq_row(row, columns, sq_dist)
 
     def sparse(points, i, columns, norms, row, sq_dist):
         for j in range(sq_dist.size):
@@ -167,43 +162,6 @@ def find_exits(
         for j in range(sq_dist.size):
             if not inside[j]:
                 exits[k] = min(exits[k], sq_dist[j] + prices[j] - here)
-
-
-@kernel
-def measure_members(
-    points,  # IN Points
-    weights,  # IN (n,) or (1,) float64
-    weight_step,  # IN 1, or 0 when one weight serves all rows
-    start,  # IN first row of this chunk
-    stop,  # IN one past the last
-    rows,  # IN (K, d) float64, the centres
-    norms,  # IN (K,) float64
-    in_full,  # IN bool, whether all d features are looked at, or only the stored ones
-    labels,  # IN (n,) int32
-    sums,  # INOUT (K, d) float64, of w (x - c) if in full, else of w x
-    sizes,  # INOUT (K,) float64, of w
-    sq_errors,  # INOUT (K,) float64, of w |x - c|^2
-):
-    """Add rows ``start:stop`` to the sums of the clusters that their labels name."""
-    n_features = rows.shape[1]
-    row = np.empty(n_features, np.float64)
-    for i in range(start, stop):
-        weight = weights[i * weight_step]
-        if weight == 0.0:
-            continue
-        label = labels[i]
-        sizes[label] += weight
-        if in_full:
-            copy_row(points, i, row)
-            sq_error = 0.0
-            for t in range(n_features):
-                error = row[t] - rows[label, t]
-                sq_error += error * error
-                sums[label, t] += weight * error
-        else:
-            sq_error = sq_dist_to(points, i, rows[label], norms[label])
-            add_row(points, i, weight, sums[label])
-        sq_errors[label] += weight * sq_error
 
 
 @kernel

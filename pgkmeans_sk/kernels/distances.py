@@ -9,6 +9,22 @@ from pgkmeans_sk.kernels.points import add_row, copy_row, sq_dist_at
 
 
 @kernel
+def fill_sq_row(
+    row,  # IN (d,) float64
+    columns,  # IN (d, K) float64, the centres transposed
+    sq_dist,  # OUT (K,) float64
+):
+    """Squared distances of one row to all centres, side by side; each is that of ``nearest.py``."""
+    for j in range(sq_dist.size):
+        sq_dist[j] = 0.0
+    for t in range(row.size):
+        x = row[t]
+        for j in range(sq_dist.size):
+            difference = x - columns[t, j]
+            sq_dist[j] += difference * difference
+
+
+@kernel
 def fill_distances(
     points,  # IN Points
     start,  # IN first row of this chunk
@@ -22,13 +38,7 @@ def fill_distances(
     sq_dist = np.empty(n_centers, np.float64)
     for i in range(start, stop):
         copy_row(points, i, row)
-        for j in range(n_centers):
-            sq_dist[j] = 0.0
-        for t in range(n_features):
-            x = row[t]
-            for j in range(n_centers):
-                difference = x - columns[t, j]
-                sq_dist[j] += difference * difference
+        fill_sq_row(row, columns, sq_dist)
         for j in range(n_centers):
             distances[i, j] = np.sqrt(sq_dist[j])
 

@@ -37,6 +37,9 @@ from pgkmeans_sk.kernels.points import copy_row
 from pgkmeans_sk.kernels.sweep import QUAD, padding, sweep, tile_points
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH, SUM_BLOCK
 
+ROWS = 512
+"""Rows that are labelled before they are added up: they stay in the cache from one to the other."""
+
 
 class PackedCenters(NamedTuple):
     """Centres as the kernels read them."""
@@ -162,17 +165,18 @@ def nearest_exact(
 @kernel
 def fill_tile(
     points,  # IN DensePoints
-    first,  # IN first row of the tile
-    count,  # IN rows
+    which,  # IN int64, rows which[first : first + count]
+    first,  # IN int
+    count,  # IN int, at most L
     origin,  # IN (d,) float
-    width,  # IN L
     tile,  # OUT (d * L,) float, of points minus origin; only ``count`` lanes are written
     norms,  # OUT (L,) float, their squared norms
 ):
     """Bring rows into the layout of ``sweep``."""
-    base, column_step = points.base, points.column_step
+    base, row_step, column_step = points.base, points.row_step, points.column_step
+    width = norms.size
     for l in range(count):
-        at = (first + l) * points.row_step
+        at = which[first + l] * row_step
         if column_step == 1:
             for t in range(origin.size):
                 tile[np.uintp(t * width + l)] = base[np.uintp(at + t)] - origin[t]
@@ -185,6 +189,95 @@ def fill_tile(
         for l in range(width):
             shifted = tile[np.uintp(t * width + l)]
             norms[l] += shifted * shifted
+
+
+@kernel
+def label_rows(
+    points,  # IN DensePoints
+    weights,  # IN (n,) or (1,) float64
+    weight_step,  # IN 1, or 0 when one weight serves all rows
+    which,  # IN (ROWS,) int64, the rows to be labelled
+    n_rows,  # IN how many they are
+    centers,  # IN PackedCenters
+    labels,  # INOUT (n,) int32
+    utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
+    lower,  # OUT (n,) float, no centre but the row's own is nearer than that; (0,): not wanted
+):
+    """Look at all centres; returns how many labels changed, and how many took the exact look."""
+    rows, origin, panels, starts, order, kappa, smallest, largest = centers
+    n_centers, n_features = rows.shape
+    n_quads = (n_centers + QUAD - 1) // QUAD
+    width = tile_points(panels)
+    tile = np.zeros(n_features * width, panels.dtype)
+    norms, index = np.empty(width, panels.dtype), np.empty(width, np.int32)
+    best, second = np.empty(width, panels.dtype), np.empty(width, panels.dtype)
+    values = np.empty(PANEL_WIDTH, panels.dtype)
+    shifted, row = np.empty(n_features, panels.dtype), np.empty(n_features, np.float64)
+    # Numbers of the data's dtype, whose rounding is a fraction of kappa, hence twice.
+    real = panels.dtype.type
+    norm_share, tiny, nothing = real(1.0 - 2.0 * kappa), real(smallest), real(0.0)
+    n_changed = 0
+    n_exact = 0
+    for first in range(0, n_rows, width):
+        count = min(width, n_rows - first)
+        fill_tile(points, which, first, count, origin, tile, norms)
+        sweep(tile, panels, starts, n_quads, n_features, best, second, index)
+        if lower.size:
+            for l in range(count):
+                sq_dist = max(second[l] + norms[l] * norm_share - tiny, nothing)
+                lower[np.uintp(which[first + l])] = np.sqrt(sq_dist) * real(1.0 - 1e-6)
+        for l in range(count):
+            i = which[first + l]
+            label = np.int64(order[np.uintp(index[l])])
+            norm = np.float64(norms[l])
+            margin = 2.0 * kappa * (norm + starts[np.uintp(index[l])]) + smallest
+            certain = second[l] - best[l] > margin and norm < largest
+            if not certain:
+                copy_row(points, i, row)
+                for t in range(n_features):
+                    shifted[t] = tile[t * width + l]
+                label = nearest_exact(row, shifted, 0, norm, centers, values)
+                n_exact += 1
+                if lower.size:
+                    lower[i] = 0.0
+            if labels[i] != label:
+                labels[i] = label
+                n_changed += 1
+            if utilities.size:
+                weight = weights[i * weight_step]
+                if weight > 0.0:
+                    utilities[label] += weight * (second[l] - best[l])
+    return n_changed, n_exact
+
+
+@kernel
+def add_up(
+    points,  # IN DensePoints
+    weights,  # IN (n,) or (1,) float64
+    weight_step,  # IN 1, or 0 when one weight serves all rows
+    start,  # IN first row of this chunk
+    stop,  # IN one past the last
+    rows,  # IN (K, d) float64, the centres
+    labels,  # IN (n,) int32
+    sums,  # INOUT (K, d) float64, of w (x - c)
+    sizes,  # INOUT (K,) float64, of w
+    sq_errors,  # INOUT (K, 4) float64, of w |x - c|^2, in four parts
+):
+    """Add rows ``start:stop``, in order, to the sums of the clusters that their labels name."""
+    base, row_step, column_step = points.base, points.row_step, points.column_step
+    n_features = rows.shape[1]
+    side_by_side = np.empty(n_features, base.dtype)
+    for i in range(start, stop):
+        weight = weights[i * weight_step]
+        if weight > 0.0:
+            label = np.int64(labels[i])
+            if column_step == 1:
+                at = i * row_step
+                add_error(base, at, rows, label, n_features, weight, sums, sq_errors)
+            else:
+                copy_values(points, i, side_by_side)
+                add_error(side_by_side, 0, rows, label, n_features, weight, sums, sq_errors)
+            sizes[np.uintp(label)] += weight
 
 
 @kernel
@@ -201,76 +294,32 @@ def copy_values(
 
 @kernel
 def assign_dense(
-    points,  # IN DensePoints
-    weights,  # IN (n,) or (1,) float64
-    weight_step,  # IN 1, or 0 when one weight serves all rows
-    start,  # IN first row of this chunk
-    stop,  # IN one past the last
+    points, weights, weight_step, start, stop,  # IN as in add_up
     centers,  # IN PackedCenters
     collect,  # IN bool, whether to add to the sums below
     labels,  # INOUT (n,) int32
-    sums,  # INOUT (K, d) float64, of w (x - c)
-    sizes,  # INOUT (K,) float64, of w
-    sq_errors,  # INOUT (K, 4) float64, of w |x - c|^2, in four parts
-    utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
-    lower,  # OUT (n,) float, no centre but the row's own is nearer than that; (0,): not wanted
-):
+    sums, sizes, sq_errors,  # INOUT as in add_up
+    utilities, lower,  # OUT as in label_rows
+):  # fmt: skip
     """Label rows ``start:stop`` and, if asked, add them to their clusters' sums.
 
-    Returns how many labels changed, and how many points needed the exact look.
+    Returns how many labels changed, and how many rows needed the exact look.
     """
-    rows, origin, panels, starts, order, kappa, smallest, largest = centers
-    n_centers, n_features = rows.shape
-    n_quads = (n_centers + QUAD - 1) // QUAD
-    width = tile_points(panels)
-    tile = np.zeros(n_features * width, panels.dtype)
-    norms = np.empty(width, panels.dtype)
-    best = np.empty(width, panels.dtype)
-    second = np.empty(width, panels.dtype)
-    index = np.empty(width, np.int32)
-    values = np.empty(PANEL_WIDTH, panels.dtype)
-    side_by_side = np.empty(n_features, panels.dtype)
-    row = np.empty(n_features, np.float64)
-    # Numbers of the data's dtype, whose rounding is a fraction of kappa, hence twice.
-    real = panels.dtype.type
-    norm_share, tiny, nothing = real(1.0 - 2.0 * kappa), real(smallest), real(0.0)
+    which = np.empty(ROWS, np.int64)
     n_changed = 0
     n_exact = 0
-
-    for first in range(start, stop, width):
-        count = min(width, stop - first)
-        fill_tile(points, first, count, origin, width, tile, norms)
-        sweep(tile, panels, starts, n_quads, n_features, best, second, index)
-        if lower.size:
-            for l in range(count):
-                sq_dist = max(second[l] + norms[l] * norm_share - tiny, nothing)
-                lower[np.uintp(first + l)] = np.sqrt(sq_dist) * real(1.0 - 1e-6)
-        for l in range(count):
-            i = first + l
-            label = np.int64(order[np.uintp(index[l])])
-            norm = np.float64(norms[l])
-            margin = 2.0 * kappa * (norm + starts[np.uintp(index[l])]) + smallest
-            certain = second[l] - best[l] > margin and norm < largest
-            if not certain:
-                copy_row(points, i, row)
-                for t in range(n_features):
-                    side_by_side[t] = tile[t * width + l]
-                label = nearest_exact(row, side_by_side, 0, norm, centers, values)
-                n_exact += 1
-                if lower.size:
-                    lower[i] = 0.0
-            if labels[i] != label:
-                labels[i] = label
-                n_changed += 1
-            weight = weights[i * weight_step] if collect else 0.0
-            if weight > 0.0:
-                if points.column_step == 1:
-                    at = i * points.row_step
-                    add_error(points.base, at, rows, label, n_features, weight, sums, sq_errors)
-                else:
-                    copy_values(points, i, side_by_side)
-                    add_error(side_by_side, 0, rows, label, n_features, weight, sums, sq_errors)
-                sizes[label] += weight
-                if utilities.size:
-                    utilities[label] += weight * (second[l] - best[l])
+    for first in range(start, stop, ROWS):
+        count = min(ROWS, stop - first)
+        for k in range(count):
+            which[k] = first + k
+        changed, exact = label_rows(
+            points, weights, weight_step, which, count, centers, labels, utilities, lower
+        )
+        n_changed += changed
+        n_exact += exact
+        if collect:
+            add_up(
+                points, weights, weight_step, first, first + count, centers.rows, labels,
+                sums, sizes, sq_errors,
+            )  # fmt: skip
     return n_changed, n_exact

@@ -33,8 +33,8 @@ from pgkmeans_sk.kernels.bounds import (
     rounded_down,
 )
 from pgkmeans_sk.kernels.compile import kernel
-from pgkmeans_sk.kernels.errors import add_error, quick_sq_error, sq_error
-from pgkmeans_sk.kernels.nearest import nearest_exact
+from pgkmeans_sk.kernels.errors import quick_sq_error, sq_error
+from pgkmeans_sk.kernels.nearest import add_up, nearest_exact
 from pgkmeans_sk.kernels.panels import batch_rows, least_of_panel, panel_values
 from pgkmeans_sk.kernels.points import copy_row
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
@@ -318,46 +318,15 @@ def settle_challenged(
 
 
 @kernel
-def add_up(
-    points, weights, weight_step, rows, labels,
-    first,  # IN first row of the block
-    count,  # IN rows
-    side_by_side,  # WORK (d,) float
-    sums, sizes, sq_errors,  # INOUT as in assign_pruned
-):  # fmt: skip
-    """Step 3c: add each row to its cluster's sums, in order."""
-    base, row_step, column_step = points.base, points.row_step, points.column_step
-    n_features = side_by_side.size
-    for i in range(first, first + count):
-        weight = weights[i * weight_step]
-        if weight > 0.0:
-            label = np.int64(labels[i])
-            if column_step == 1:
-                at = i * row_step
-                add_error(base, at, rows, label, n_features, weight, sums, sq_errors)
-            else:
-                for t in range(n_features):
-                    side_by_side[t] = base[np.uintp(i * row_step + t * column_step)]
-                add_error(side_by_side, 0, rows, label, n_features, weight, sums, sq_errors)
-            sizes[np.uintp(label)] += weight
-
-
-@kernel
 def assign_pruned(
-    points,  # IN DensePoints
-    weights,  # IN (n,) or (1,) float64
-    weight_step,  # IN 1, or 0 when one weight serves all rows
-    start,  # IN first row of this chunk
-    stop,  # IN one past the last
+    points, weights, weight_step, start, stop,  # IN as in nearest.add_up
     centers,  # IN PackedCenters
     quick_centers,  # IN (K * d,) float, the centres, which have the data's dtype
     bounds,  # INOUT GroupBounds
     block_size,  # IN R
     labels,  # INOUT (n,) int32; -1 for a row that has none, whose bounds are all 0
-    sums,  # INOUT (K, d) float64, of w (x - c)
-    sizes,  # INOUT (K,) float64, of w
-    sq_errors,  # INOUT (K, 4) float64, of w |x - c|^2, in four parts
-):
+    sums, sizes, sq_errors,  # INOUT as in nearest.add_up
+):  # fmt: skip
     """Label rows ``start:stop`` and add them to their clusters' sums.
 
     Returns how many labels changed, how many rows needed the exact look, and how many pairs of a
@@ -385,7 +354,7 @@ def assign_pruned(
         n_changed += changed
         n_exact += exact
         add_up(
-            points, weights, weight_step, centers.rows, labels, first, count, side_by_side,
+            points, weights, weight_step, first, first + count, centers.rows, labels,
             sums, sizes, sq_errors,
         )  # fmt: skip
     return n_changed, n_exact, n_pairs

@@ -14,14 +14,8 @@ import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel
 from pgkmeans_sk.kernels.errors import sq_error
-from pgkmeans_sk.kernels.nearest import copy_values, nearest_exact
-from pgkmeans_sk.kernels.points import copy_row
-from pgkmeans_sk.kernels.pruned import TINY_SHARE, add_up
-from pgkmeans_sk.kernels.sweep import QUAD, sweep, tile_points
-from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
-
-BLOCK = 512
-"""Rows that stay in the cache from one step to the next."""
+from pgkmeans_sk.kernels.nearest import ROWS, add_up, copy_values, label_rows
+from pgkmeans_sk.kernels.pruned import TINY_SHARE
 
 
 @kernel
@@ -33,9 +27,9 @@ def list_doubtful(
     first,  # IN first row of the block
     count,  # IN rows
     side_by_side,  # WORK (d,) float
-    listed,  # OUT (BLOCK,) int64
+    listed,  # OUT (ROWS,) int64
 ):  # fmt: skip
-    """Step 1: rows that another centre may have become nearest to; returns how many."""
+    """Rows that another centre may have become nearest to; returns how many."""
     base, row_step, n_features = points.base, points.row_step, side_by_side.size
     n_listed = 0
     for i in range(first, first + count):
@@ -51,95 +45,36 @@ def list_doubtful(
 
 
 @kernel
-def label_listed(
-    points, centers, labels,
-    listed,  # IN (BLOCK,) int64
-    n_listed,  # IN rows
-    tile, norms, best, second, index, values, row, side_by_side,  # WORK as in assign_dense
-):  # fmt: skip
-    """Step 2: look at all centres; returns how many labels changed, and how many near ties."""
-    rows, origin, panels, starts, order, kappa, smallest, largest = centers
-    n_quads = (rows.shape[0] + QUAD - 1) // QUAD
-    base, row_step, column_step = points.base, points.row_step, points.column_step
-    n_features, width = origin.size, norms.size
-    n_changed = 0
-    n_exact = 0
-    for start in range(0, n_listed, width):
-        count = min(width, n_listed - start)
-        for l in range(count):
-            at = listed[start + l] * row_step
-            for t in range(n_features):
-                value = base[np.uintp(at + t * column_step)]
-                tile[np.uintp(t * width + l)] = value - origin[t]
-        for l in range(width):
-            norms[l] = 0.0
-        for t in range(n_features):
-            for l in range(width):
-                shifted = tile[np.uintp(t * width + l)]
-                norms[l] += shifted * shifted
-        sweep(tile, panels, starts, n_quads, n_features, best, second, index)
-        for l in range(count):
-            i = listed[start + l]
-            label = np.int64(order[np.uintp(index[l])])
-            norm = np.float64(norms[l])
-            margin = 2.0 * kappa * (norm + starts[np.uintp(index[l])]) + smallest
-            certain = second[l] - best[l] > margin and norm < largest
-            if not certain:
-                copy_row(points, i, row)
-                for t in range(n_features):
-                    side_by_side[t] = tile[t * width + l]
-                label = nearest_exact(row, side_by_side, 0, norm, centers, values)
-                n_exact += 1
-            if labels[i] != label:
-                labels[i] = label
-                n_changed += 1
-    return n_changed, n_exact
-
-
-@kernel
 def assign_again(
-    points,  # IN DensePoints
-    weights,  # IN (n,) or (1,) float64
-    weight_step,  # IN 1, or 0 when one weight serves all rows
-    start,  # IN first row of this chunk
-    stop,  # IN one past the last
+    points, weights, weight_step, start, stop,  # IN as in nearest.add_up
     centers,  # IN PackedCenters
     lower,  # IN (n,) float, no other centre was nearer
     move,  # IN float64, no centre has moved farther since
     labels,  # INOUT (n,) int32, those of the first pass
-    sums,  # INOUT (K, d) float64, of w (x - c)
-    sizes,  # INOUT (K,) float64, of w
-    sq_errors,  # INOUT (K, 4) float64, of w |x - c|^2, in four parts
-):
+    sums, sizes, sq_errors,  # INOUT as in nearest.add_up
+):  # fmt: skip
     """Label rows ``start:stop`` and add them to their clusters' sums.
 
     Returns how many labels changed, how many rows needed the exact look, and how many were swept.
     """
-    panels, n_features = centers.panels, centers.origin.size
-    width = tile_points(panels)
-    tile = np.zeros(n_features * width, panels.dtype)
-    norms, best = np.empty(width, panels.dtype), np.empty(width, panels.dtype)
-    second, index = np.empty(width, panels.dtype), np.empty(width, np.int32)
-    values = np.empty(PANEL_WIDTH, panels.dtype)
-    side_by_side = np.empty(n_features, panels.dtype)
-    row = np.empty(n_features, np.float64)
-    listed = np.empty(BLOCK, np.int64)
+    side_by_side = np.empty(centers.origin.size, centers.origin.dtype)
+    listed = np.empty(ROWS, np.int64)
+    no_utilities, no_bounds = np.empty(0, np.float64), np.empty(0, centers.origin.dtype)
     n_changed, n_exact, n_swept = 0, 0, 0
-    for first in range(start, stop, BLOCK):
-        count = min(BLOCK, stop - first)
+    for first in range(start, stop, ROWS):
+        count = min(ROWS, stop - first)
         n_listed = list_doubtful(
             points, centers.rows, labels, lower, centers.smallest, move, first, count,
             side_by_side, listed,
         )  # fmt: skip
-        changed, exact = label_listed(
-            points, centers, labels, listed, n_listed,
-            tile, norms, best, second, index, values, row, side_by_side,
-        )  # fmt: skip
+        changed, exact = label_rows(
+            points, weights, weight_step, listed, n_listed, centers, labels, no_utilities, no_bounds
+        )
         n_changed += changed
         n_exact += exact
         n_swept += n_listed
         add_up(
-            points, weights, weight_step, centers.rows, labels, first, count, side_by_side,
+            points, weights, weight_step, first, first + count, centers.rows, labels,
             sums, sizes, sq_errors,
         )  # fmt: skip
     return n_changed, n_exact, n_swept

@@ -10,7 +10,7 @@ beyond the last centre hold zeros. Up to eight registers of centres are taken at
     for each stored value x of the row, in column t:           # blocks of 32, as in sweep.py
         accumulator[v] += columns[t * S + v * W + lane] * x    # one number for all lanes
 
-``two_least`` then finds the least of these values, where it is, and the second least.
+``two_least_of_lanes`` then finds the least of these values, where it is, and the second least.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def lloyd_within(
     threshold = settings.tol * engine.mean_variance() if settings.tol > 0 else -1.0
     prices: FloatArray | None = None
     inertias: list[float] = []
-    state = State(centers, engine.measure(centers))
+    state: State | None = None  # the first assignment is always a new one
     converged = False
     n_iter = 0
     while n_iter < settings.max_iter and not converged:
@@ -85,9 +85,11 @@ def lloyd_within(
             converged = shift <= threshold or (settings.accelerate and _stalls(inertias, settings))
         else:
             converged = True
+        assert state is not None
         settings.log(f"iteration {n_iter} within size limits: inertia {state.inertia:.6g}")
         if monitor is not None and monitor.end_iteration(n_iter, state.centers, state.inertia):
             break
+    assert state is not None
     return state, n_iter, converged
 
 
