@@ -26,6 +26,11 @@ class Children(NamedTuple):
     scatters: np.ndarray  # (2,)
 
 
+def bins():
+    """Working memory, with what an earlier node may have left in it."""
+    return np.full((3, split.BINS), np.nan)
+
+
 def children(X, sample_weight, rule, fraction, n_two_means=0, rows=None):
     """Cut the node of ``rows`` (all, if None) of ``X``; None if that is impossible."""
     points = sparse_points(X) if sparse.issparse(X) else dense_points(X)
@@ -41,7 +46,8 @@ def children(X, sample_weight, rule, fraction, n_two_means=0, rows=None):
     before = order.copy()
     split.cut_nodes(
         points, weights, step, order, keys, np.array([[1, high]]), mean,
-        np.array([float(fraction)]), RULES[rule], n_two_means, 0, 1, middles, *moments,
+        np.array([float(fraction)]), RULES[rule], n_two_means, 0, 1,
+        np.full((2, X.shape[1]), np.nan), bins(), middles, *moments,
     )  # fmt: skip
     assert order[0] == order[-1] == -1
     reference.assert_same_rows([order], before)
@@ -339,7 +345,7 @@ def test_best_threshold_is_exact_where_each_key_has_its_bin(seed):
     keys = np.concatenate([[0], rng.integers(0, 256, rng.integers(1, 30)), [255]]).astype(float)
     w = rng.integers(1, 5, len(keys)).astype(np.float64)
     order = np.arange(len(keys), dtype=np.int32)
-    found = split.best_threshold(w, 1, order, keys, 0, len(keys))
+    found = split.best_threshold(w, 1, order, keys, 0, len(keys), bins())
     errors = [
         sum(
             reference.weighted_moments(keys[side, np.newaxis], w[side])[2]
@@ -364,4 +370,4 @@ def test_best_threshold_at_the_ends_of_the_range_of_numbers(scale):
     # Keys are squared distances: 1e-310 is what rows around 1e-155 give.
     keys = np.array([0.0, 1, 2, 100, 101]) * scale
     order = np.arange(5, dtype=np.int32)
-    assert split.best_threshold(np.ones(1), 0, order, keys.copy(), 0, 5) == keys[2]
+    assert split.best_threshold(np.ones(1), 0, order, keys.copy(), 0, 5, bins()) == keys[2]

@@ -73,7 +73,9 @@ class NodeRows:
             split.cut_nodes(
                 *self._rows, self._order, self._keys,
                 nodes.handles, nodes.means, fractions, _RULES[rule], n_two_means,
-                groups[g], groups[g + 1], middles, weights, means, scatters,
+                groups[g], groups[g + 1],
+                np.empty((2, self._n_features)), np.empty((3, split.BINS)),
+                middles, weights, means, scatters,
             )  # fmt: skip
 
         run_tasks(cut_group, len(groups) - 1, self._n_threads)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pgkmeans_sk.kernels.bounds import CHUNK
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import part
 
 SPARE = 8
 """Room at the end of a list: rows are looked at by batches of at most so many."""
@@ -37,7 +37,7 @@ class Block(NamedTuple):
     challenged: np.ndarray  # (R,) int32, rows that may belong to another centre
 
 
-@kernel
+@part
 def new_block(size, n_features, n_groups, like):
     """Working memory for blocks of ``size`` rows, in the dtype of the array ``like``."""
     spare = size + SPARE

@@ -21,7 +21,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import part
 from pgkmeans_sk.kernels.vectors import array_pointer
 
 CHUNK = 16
@@ -84,7 +84,7 @@ def lower_and_compare(
     return signature, generate
 
 
-@kernel
+@part
 def rounded_down(
     sq_dist,  # IN float64, squared distance, not more than the true one; may be negative
     per_unit,  # IN float64, 1 / u

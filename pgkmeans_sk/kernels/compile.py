@@ -21,6 +21,8 @@ from typing import Any
 import numba
 from numba.core.caching import IndexDataCacheFile
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile ``function`` on its first call with each combination of types.
@@ -28,15 +30,24 @@ def kernel(function: Callable[..., Any]) -> Any:
     ``error_model="numpy"`` drops the tests for division by zero, which would keep loops from being
     vectorised. ``fastmath`` stays off: the order of additions is part of the promised result.
     """
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        compiled = numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
         # Numba found no folder to write to (read-only install and home): compile in each process.
-        return numba.njit(**options)(function)
+        return numba.njit(**_OPTIONS)(function)
     with contextlib.suppress(AttributeError):  # private to Numba: it may move
         _keep_apart(compiled._cache)
     return compiled
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """A step of a kernel: it becomes a piece of each kernel that calls it.
+
+    A kernel that another one calls is optimised and translated by itself, and then again as a part
+    of the other; a third of the time of a first fit went into that. So what is called from one or
+    two places is a part. What many call, or what loses speed inside a longer function, is not.
+    """
+    return numba.njit(inline="always", **_OPTIONS)(function)
 
 
 @functools.lru_cache(maxsize=1)

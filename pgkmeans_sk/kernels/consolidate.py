@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.points import copy_row
 
 
-@kernel
+@part
 def to_cell(
     row,  # INOUT (d,) float64, becomes the numbers of the row's cell
     inverse_side,  # IN float64, 1 / side of a cell; 0 leaves the row's values, as they are
@@ -25,7 +25,7 @@ def to_cell(
         row[t] += 0.0  # -0.0 and 0.0 are equal, but their bits are not
 
 
-@kernel
+@part
 def hash_cell(
     cell,  # IN (d,) float64
 ):

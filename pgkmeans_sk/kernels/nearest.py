@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.errors import add_error
 from pgkmeans_sk.kernels.panels import TAG_BITS, panel_values
 from pgkmeans_sk.kernels.points import copy_row
@@ -110,7 +110,7 @@ def fill_panels(
     return largest
 
 
-@kernel
+@part
 def squared_distance(
     row,  # IN (d,) float64
     rows,  # IN (K, d) float64, the centres
@@ -124,7 +124,7 @@ def squared_distance(
     return total
 
 
-@kernel
+@part
 def nearest_exact(
     row,  # IN (d,) float64
     shifted,  # IN float, the row minus the origin is shifted[at : at + d]
@@ -162,7 +162,7 @@ def nearest_exact(
     return nearest
 
 
-@kernel
+@part
 def fill_tile(
     points,  # IN DensePoints
     which,  # IN int64, rows which[first : first + count]
@@ -191,7 +191,7 @@ def fill_tile(
             norms[l] += shifted * shifted
 
 
-@kernel
+@part
 def label_rows(
     points,  # IN DensePoints
     weights,  # IN (n,) or (1,) float64
@@ -280,7 +280,7 @@ def add_up(
             sizes[np.uintp(label)] += weight
 
 
-@kernel
+@part
 def copy_values(
     points,  # IN DensePoints
     i,  # IN which row

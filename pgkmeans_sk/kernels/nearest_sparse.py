@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.errors import sq_error
 from pgkmeans_sk.kernels.nearest import squared_distance
 from pgkmeans_sk.kernels.sparse_scores import lanes_of, n_lanes, row_scores, two_least_of_lanes
@@ -95,7 +95,7 @@ def fill_columns(
                 columns[np.uintp(t * n_places + j)] = 0.0
 
 
-@kernel
+@part
 def spread(
     points,  # IN SparsePoints
     i,  # IN which row
@@ -106,7 +106,7 @@ def spread(
         row[0, np.uintp(points.indices[np.uintp(k)])] = points.data[np.uintp(k)]
 
 
-@kernel
+@part
 def clear(
     points,  # IN SparsePoints
     i,  # IN which row
@@ -117,7 +117,7 @@ def clear(
         row[0, np.uintp(points.indices[np.uintp(k)])] = 0.0
 
 
-@kernel
+@part
 def nearest_of(
     points,  # IN SparsePoints
     i,  # IN which row

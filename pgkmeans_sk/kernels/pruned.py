@@ -32,7 +32,7 @@ from pgkmeans_sk.kernels.bounds import (
     lower_and_compare,
     rounded_down,
 )
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.errors import quick_sq_error, sq_error
 from pgkmeans_sk.kernels.nearest import add_up, nearest_exact
 from pgkmeans_sk.kernels.panels import batch_rows, least_of_panel, panel_values
@@ -47,7 +47,7 @@ TINY_SHARE = 1e-9
 # array that it takes out, which costs more than a row.
 
 
-@kernel
+@part
 def measure_rows(
     points, bounds, labels,
     quick_centers,  # IN (K * d,) float
@@ -86,7 +86,7 @@ def measure_rows(
         limits[r] = np.int32(min(np.sqrt(own_sq[r] + tiny) * per_unit, most)) + 1
 
 
-@kernel
+@part
 def list_doubts(
     bounds,
     first,  # IN first row of the block
@@ -123,7 +123,7 @@ def list_doubts(
     return n_pairs
 
 
-@kernel
+@part
 def shift_listed(
     points, bounds,
     origin,  # IN (d,) float
@@ -157,7 +157,7 @@ def shift_listed(
         norms[r] = sq_error(shifted, block_at, zero, 0, n_features)
 
 
-@kernel
+@part
 def look_at_groups(
     centers, bounds,
     first,  # IN first row of the block
@@ -228,7 +228,7 @@ def look_at_groups(
             best[r] = min(old, value)
 
 
-@kernel
+@part
 def list_challenged(
     centers,
     tiny,  # IN float64, squared distances below it may have vanished
@@ -249,7 +249,7 @@ def list_challenged(
     return n_challenged
 
 
-@kernel
+@part
 def settle_challenged(
     points, centers, bounds, labels,
     first,  # IN first row of the block

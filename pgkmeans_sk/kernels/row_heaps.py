@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, part
 
 N_CANDIDATES = 8
 """c, the clusters that a row is known to be near to; a constant makes the division by it cheap."""
@@ -80,21 +80,21 @@ def open_graph(candidates, distances, weights, own, own_distances, prices, sizes
     )  # fmt: skip
 
 
-@kernel
+@part
 def cost_of(graph, entry):
     """What it costs to hand the entry's row on to the entry's cluster."""
     row = entry // N_CANDIDATES
     return graph.distances[row, entry % N_CANDIDATES] - graph.own_distances[row]
 
 
-@kernel
+@part
 def set_top(graph, at, entry):
     graph.edge_tops[at] = entry
     if entry >= 0:
         graph.edge_costs[at] = cost_of(graph, entry)
 
 
-@kernel
+@part
 def adopt(graph, parent, entry):
     """Make the top of one heap the first child of another."""
     oldest = np.int64(graph.child[parent])
@@ -147,7 +147,7 @@ def meld_children(graph, parent):
     return whole
 
 
-@kernel
+@part
 def find_edge(graph, source, target):
     """Place of an edge in the table, made if it is new; -1 if the table is full."""
     n_clusters, n_edges = graph.sizes.size, graph.edge_keys.size

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.errors import sq_error
 from pgkmeans_sk.kernels.nearest import ROWS, add_up, copy_values, label_rows
 from pgkmeans_sk.kernels.pruned import TINY_SHARE
 
 
-@kernel
+@part
 def list_doubtful(
     points, rows, labels,
     lower,  # IN (n,) float

@@ -19,14 +19,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.row_heaps import N_CANDIDATES, add_entries, move_row
 
 BEYOND = -2
 """Stands for the end of a chain if entries that are on no heap might shorten it."""
 
 
-@kernel
+@part
 def set_quota(graph, cluster, smallest, largest):
     """Make the quota of a cluster with the sink's price what it weighs, within the limits."""
     sink = graph.sizes.size
@@ -37,13 +37,13 @@ def set_quota(graph, cluster, smallest, largest):
     graph.excess[sink] += change
 
 
-@kernel
+@part
 def comes_first(graph, node, other):
     first, second = graph.reach[node], graph.reach[other]
     return first < second or (first == second and node < other)
 
 
-@kernel
+@part
 def move_up(graph, at, node):
     """Let ``node``, at place ``at`` of the queue or about to be, rise to where it belongs."""
     while at > 0:
@@ -57,7 +57,7 @@ def move_up(graph, at, node):
     graph.place[node] = at
 
 
-@kernel
+@part
 def take_nearest(graph):
     """Take the node with the least distance off the queue."""
     nearest = graph.queue[0]
@@ -97,7 +97,7 @@ def reach_node(graph, node, distance, origin, carrier, n_seen):
     return n_seen
 
 
-@kernel
+@part
 def leave_node(graph, node, smallest, largest, n_seen):
     """Try all steps from ``node``; reduced costs below zero are rounding."""
     sink = graph.sizes.size
@@ -123,7 +123,7 @@ def leave_node(graph, node, smallest, largest, n_seen):
     return n_seen
 
 
-@kernel
+@part
 def find_chain(graph, source, smallest, largest, tolerance, dearest):
     """Shortest way from ``source`` to a node below its quota; prices are raised along it.
 
@@ -157,7 +157,7 @@ def find_chain(graph, source, smallest, largest, tolerance, dearest):
     return end, n_seen
 
 
-@kernel
+@part
 def imbalance(graph, end):
     """Absolute excess of the nodes of the chain that ends at ``end``, added up."""
     total = 0.0

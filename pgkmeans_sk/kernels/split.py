@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.points import add_row, copy_row, dot_with, sq_dist_to
 
 BALL = 0
@@ -65,39 +65,7 @@ def list_members(
 
 
 @kernel
-def fill(vector, value):
-    for t in range(vector.size):
-        vector[t] = value
-
-
-@kernel
-def divide(vector, divisor):
-    for t in range(vector.size):
-        vector[t] /= divisor
-
-
-@kernel
-def subtract(vector, factor, other):
-    """``vector -= factor * other``."""
-    for t in range(vector.size):
-        vector[t] -= factor * other[t]
-
-
-@kernel
-def inner(first, second):
-    total = 0.0
-    for t in range(first.size):
-        total += first[t] * second[t]
-    return total
-
-
-@kernel
-def squared_norm(vector):
-    return inner(vector, vector)
-
-
-@kernel
-def node_moments(
+def fill_mean(
     points,  # IN Points
     weights,  # IN (n,) or (1,) float64
     weight_step,  # IN 1, or 0 when one weight serves all rows
@@ -106,15 +74,28 @@ def node_moments(
     high,  # IN one past the last
     mean,  # OUT (d,) float64
 ):
-    """Mean, weight and scatter (weighted sum of squared distances to the mean) of a node."""
-    fill(mean, 0.0)
+    """Mean of a node; returns its weight, and the squared norm of the mean."""
+    for t in range(mean.size):
+        mean[t] = 0.0
     weight = 0.0
     for k in range(low, high):
         w = weights[order[k] * weight_step]
         weight += w
         add_row(points, order[k], w, mean)
-    divide(mean, weight)
-    norm = squared_norm(mean)
+    norm = 0.0
+    for t in range(mean.size):
+        mean[t] /= weight
+        norm += mean[t] * mean[t]
+    return weight, norm
+
+
+@kernel
+def node_moments(
+    points, weights, weight_step, order, low, high,  # IN as above
+    mean,  # OUT (d,) float64
+):  # fmt: skip
+    """Mean, weight and scatter (weighted sum of squared distances to the mean) of a node."""
+    weight, norm = fill_mean(points, weights, weight_step, order, low, high, mean)
     scatter = 0.0
     for k in range(low, high):
         w = weights[order[k] * weight_step]
@@ -122,10 +103,15 @@ def node_moments(
     return weight, scatter
 
 
-@kernel
-def farthest_member(points, order, low, high, mean):
-    """Row number of the member farthest from the mean, the lowest of several."""
-    norm = squared_norm(mean)
+@part
+def copy_farthest(
+    points, order, low, high, mean,
+    pole,  # OUT (d,) float64
+):  # fmt: skip
+    """The member farthest from the mean, the one of lowest number if there are several."""
+    norm = 0.0
+    for t in range(mean.size):
+        norm += mean[t] * mean[t]
     farthest = order[low]
     largest = -1.0
     for k in range(low, high):
@@ -134,40 +120,47 @@ def farthest_member(points, order, low, high, mean):
         if sq_dist > largest or (sq_dist == largest and i < farthest):
             farthest = i
             largest = sq_dist
-    return farthest
+    copy_row(points, farthest, pole)
 
 
-@kernel
+@part
 def fill_ball_keys(
-    points, order, low, high, mean,
+    points, order, low, high,
+    pole,  # IN (d,) float64
     keys,  # OUT (m,) float64
 ):  # fmt: skip
-    """Squared distances to the member farthest from the mean."""
-    pole = np.empty_like(mean)
-    copy_row(points, farthest_member(points, order, low, high, mean), pole)
-    norm = squared_norm(pole)
+    """Squared distances to the pole."""
+    norm = 0.0
+    for t in range(pole.size):
+        norm += pole[t] * pole[t]
     for k in range(low, high):
         keys[k] = sq_dist_to(points, order[k], pole, norm)
 
 
-@kernel
+@part
 def fill_principal_keys(
     points, weights, weight_step, order, low, high, mean,
+    direction,  # INOUT (d,) float64, the pole at first
+    product,  # WORK (d,) float64
     keys,  # OUT (m,) float64
 ):  # fmt: skip
     """Positions along the principal direction, relative to the mean."""
     step = 1 + (high - low - 1) // POWER_SAMPLE
-    direction = np.empty_like(mean)
-    copy_row(points, farthest_member(points, order, low, high, mean), direction)
-    subtract(direction, 1.0, mean)
-    product = np.empty_like(mean)
+    for t in range(mean.size):
+        direction[t] -= mean[t]
+    centre = 0.0
     for _ in range(POWER_STEPS):
-        length = np.sqrt(squared_norm(direction))
+        sq_length = 0.0
+        for t in range(mean.size):
+            sq_length += direction[t] * direction[t]
+        length = np.sqrt(sq_length)
         if length == 0.0:
             break
-        divide(direction, length)
-        centre = inner(mean, direction)
-        fill(product, 0.0)
+        centre = 0.0
+        for t in range(mean.size):
+            direction[t] /= length
+            centre += mean[t] * direction[t]
+            product[t] = 0.0
         total = 0.0
         for k in range(low, high, step):
             coordinate = weights[order[k] * weight_step] * (
@@ -175,20 +168,22 @@ def fill_principal_keys(
             )
             total += coordinate
             add_row(points, order[k], coordinate, product)
-        subtract(product, total, mean)
-        direction, product = product, direction
-    centre = inner(mean, direction)
+        centre = 0.0
+        for t in range(mean.size):
+            direction[t] = product[t] - total * mean[t]
+            centre += mean[t] * direction[t]
     for k in range(low, high):
         keys[k] = dot_with(points, order[k], direction) - centre
 
 
-@kernel
+@part
 def swap(order, keys, first, second):
+    """Exchange two members and their keys."""
     order[first], order[second] = order[second], order[first]
     keys[first], keys[second] = keys[second], keys[first]
 
 
-@kernel
+@part
 def select_by_weight(
     weights, weight_step,
     order,  # INOUT (m,) int
@@ -235,7 +230,7 @@ def select_by_weight(
     return first if first < high else low
 
 
-@kernel
+@part
 def split_at(order, keys, low, high, threshold):
     """Put keys up to ``threshold`` left; returns the middle."""
     middle = low
@@ -246,9 +241,10 @@ def split_at(order, keys, low, high, threshold):
     return middle
 
 
-@kernel
+@part
 def best_threshold(
-    weights, weight_step, order, keys, low, high
+    weights, weight_step, order, keys, low, high,
+    bins,  # WORK (3, BINS) float64: weights, weighted sums and largest key of each
 ):  # fmt: skip
     """The key at which two groups have the least squared error about their own means.
 
@@ -261,62 +257,49 @@ def best_threshold(
     if smallest == largest:
         return smallest
     extent = largest - smallest  # keys are taken as shares of it: their squares may not exist
-    bin_weights = np.zeros(BINS)
-    bin_sums = np.zeros(BINS)
-    bin_ends = np.empty(BINS)  # largest key in each bin
-    fill(bin_ends, smallest)
+    for b in range(BINS):
+        bins[0, b] = bins[1, b] = 0.0
+        bins[2, b] = smallest
     for k in range(low, high):
         position = (keys[k] - smallest) / extent
-        b = min(int(position * BINS), BINS - 1)
+        b = np.int64(position * BINS)
+        b = b if b < BINS else BINS - 1
         w = weights[order[k] * weight_step]
-        bin_weights[b] += w
-        bin_sums[b] += w * position
-        bin_ends[b] = max(bin_ends[b], keys[k])
+        bins[0, b] += w
+        bins[1, b] += w * position
+        bins[2, b] = keys[k] if keys[k] > bins[2, b] else bins[2, b]
     total_weight = total_sum = 0.0
     for b in range(BINS):
-        total_weight += bin_weights[b]
-        total_sum += bin_sums[b]
+        total_weight += bins[0, b]
+        total_sum += bins[1, b]
     threshold = smallest
     best = -1.0
     weight = total = 0.0
     for b in range(BINS - 1):
-        if bin_weights[b] == 0.0:
+        if bins[0, b] == 0.0:
             continue
-        weight += bin_weights[b]
-        total += bin_sums[b]
+        weight += bins[0, b]
+        total += bins[1, b]
         if weight >= total_weight:
             break
         difference = total / weight - (total_sum - total) / (total_weight - weight)
         between = weight * (total_weight - weight) * difference * difference
         if between > best:
             best = between
-            threshold = bin_ends[b]
+            threshold = bins[2, b]
     return threshold
 
 
-@kernel
+@part
 def two_means(
     points, weights, weight_step, order, keys, low, middle, high,
     n_steps,  # IN at most so many Lloyd steps with two centres
+    left, right,  # WORK (d,) float64
 ):  # fmt: skip
     """Move the cut by Lloyd's steps on the node's own members."""
-    left = np.empty(points.n_features, np.float64)
-    right = np.empty(points.n_features, np.float64)
     for _ in range(n_steps):
-        fill(left, 0.0)
-        fill(right, 0.0)
-        left_weight = right_weight = 0.0
-        for k in range(low, middle):
-            w = weights[order[k] * weight_step]
-            left_weight += w
-            add_row(points, order[k], w, left)
-        for k in range(middle, high):
-            w = weights[order[k] * weight_step]
-            right_weight += w
-            add_row(points, order[k], w, right)
-        divide(left, left_weight)
-        divide(right, right_weight)
-        left_norm, right_norm = squared_norm(left), squared_norm(right)
+        _, left_norm = fill_mean(points, weights, weight_step, order, low, middle, left)
+        _, right_norm = fill_mean(points, weights, weight_step, order, middle, high, right)
         changed = False
         n_left = 0
         for k in range(low, high):
@@ -344,22 +327,29 @@ def cut_nodes(
     rule,  # IN BALL or PRINCIPAL
     n_two_means,  # IN Lloyd steps with two centres after the cut
     first_node, last_node,  # IN which nodes to cut
+    work,  # WORK (2, d) float64
+    bins,  # WORK (3, BINS) float64
     middles,  # OUT (p,) int64; low where all members are equal
     child_weights,  # OUT (p, 2) float64
     child_means,  # OUT (p, 2, d) float64
     child_scatters,  # OUT (p, 2) float64
 ):  # fmt: skip
     """Cut nodes ``first_node:last_node`` in two."""
+    first_vector, second_vector = work[0], work[1]
     for p in range(first_node, last_node):
         low, high = ranges[p, 0], ranges[p, 1]
         middle = low
         for attempt in range(2):
+            copy_farthest(points, order, low, high, means[p], first_vector)
             if attempt == 0 and rule == PRINCIPAL:
-                fill_principal_keys(points, weights, weight_step, order, low, high, means[p], keys)
+                fill_principal_keys(
+                    points, weights, weight_step, order, low, high, means[p],
+                    first_vector, second_vector, keys,
+                )  # fmt: skip
             else:  # the rule, or the way out where no direction tells the members apart
-                fill_ball_keys(points, order, low, high, means[p], keys)
+                fill_ball_keys(points, order, low, high, first_vector, keys)
             if fractions[p] == AT_BEST:
-                threshold = best_threshold(weights, weight_step, order, keys, low, high)
+                threshold = best_threshold(weights, weight_step, order, keys, low, high, bins)
                 middle = split_at(order, keys, low, high, threshold)
                 middle = low if middle == high else middle
             else:
@@ -375,12 +365,12 @@ def cut_nodes(
         if middle == low:
             continue
         middle = two_means(
-            points, weights, weight_step, order, keys, low, middle, high, n_two_means
-        )
+            points, weights, weight_step, order, keys, low, middle, high, n_two_means,
+            first_vector, second_vector,
+        )  # fmt: skip
         middles[p] = middle
-        child_weights[p, 0], child_scatters[p, 0] = node_moments(
-            points, weights, weight_step, order, low, middle, child_means[p, 0]
-        )
-        child_weights[p, 1], child_scatters[p, 1] = node_moments(
-            points, weights, weight_step, order, middle, high, child_means[p, 1]
-        )
+        for side in range(2):
+            first, last = (low, middle) if side == 0 else (middle, high)
+            child_weights[p, side], child_scatters[p, side] = node_moments(
+                points, weights, weight_step, order, first, last, child_means[p, side]
+            )
