@@ -25,8 +25,8 @@ FEWEST_CENTERS = 48
 FEWEST_GROUPS = 4
 """Fewer leave little to leave out."""
 LEAST_WORK = 1_000_000_000
-"""Multiplications in a pass, about 10 ms. With fewer, a whole fit saves less than a first fit takes to
-compile the kernel."""
+"""Multiplications in a pass, about 10 ms. With fewer, a whole fit saves less than compiling the
+kernel costs a first fit."""
 SMALL_BYTES = 3 * 2**24
 """What bounds may take in any case: 48 MiB."""
 LARGEST_SPAN = 12.0
