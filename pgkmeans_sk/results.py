@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,12 @@ class Assignment:
     sq_errors: FloatArray
     n_changed: int
 
-    @property
+    @cached_property
     def inertia(self) -> float:
         """Weighted sum of squared distances of all rows to their centres."""
         return float(self.sq_errors.sum())
 
-    @property
+    @cached_property
     def empty(self) -> IntArray:
         """Numbers of the clusters without weight."""
         return np.flatnonzero(self.sizes == 0.0)

@@ -117,10 +117,10 @@ class DensePass:
 
     def assignment(self) -> Assignment:
         """What the pass has found, summed up."""
-        total = self._sums[0] if len(self._sums) == 1 else self._sums.sum(axis=0)
-        sizes, sq_errors = self._sizes.sum(axis=0), self._sq_errors.sum(axis=0).sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            total /= sizes[:, np.newaxis]
+        parts = self._sums, self._sizes, self._sq_errors
+        total, sizes, sq_errors = (
+            part[0] if len(part) == 1 else part.sum(axis=0) for part in parts
+        )
+        total /= np.where(sizes == 0.0, np.nan, sizes)[:, np.newaxis]
         total += self._centers  # rows were added up relative to their centres
-        total[sizes == 0.0] = np.nan
-        return Assignment(total, sizes, sq_errors, int(self._n_changed.sum()))
+        return Assignment(total, sizes, sq_errors.sum(axis=1), int(self._n_changed.sum()))

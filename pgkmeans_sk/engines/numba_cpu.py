@@ -27,8 +27,12 @@ from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, Si
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
 MAX_CHUNKS = 64
-CHUNK_WORK = 4_000_000
-"""Multiplications in a chunk, at least: about 20 microseconds, the price of handing it out."""
+CHUNK_WORK = 3_000_000
+"""Multiplications in a chunk, about: 0.1 ms, several times the price of handing it out."""
+ROW_WORK = 400
+FEATURE_WORK = 16
+"""What a row costs in a pass before it meets the first centre, in multiplications: to bring it into
+the kernel's layout and to add it up."""
 SECOND_PASS_CENTERS = 32
 """Fewer are all looked at again as fast as it is found out whether that is needed."""
 CLOSEST_CHUNK = 4096
@@ -97,11 +101,15 @@ class NumbaEngine:
     def _chunk_bounds(self, work: int, partial_bytes: int = 0) -> IntArray:
         """Bounds of the chunks; they depend on the shape of the problem alone."""
         by_memory = max(4, PARTIAL_SUM_BYTES // partial_bytes) if partial_bytes else MAX_CHUNKS
-        n_chunks = max(1, min(work // CHUNK_WORK, by_memory, MAX_CHUNKS))
+        n_chunks = max(1, min(round(work / CHUNK_WORK), by_memory, MAX_CHUNKS))
         if n_chunks == 1:
             return np.array([0, self.n_rows])
         n_chunks += n_chunks % 2  # for two cores, or four
         return np.linspace(0, self.n_rows, n_chunks + 1).astype(np.int64)
+
+    def _pass_work(self, centers: NDArray[np.floating]) -> int:
+        """What a pass over all centres costs, in multiplications."""
+        return self.n_rows * (centers.size + FEATURE_WORK * self.n_features + ROW_WORK)
 
     def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
@@ -141,7 +149,7 @@ class NumbaEngine:
         return found
 
     def _dense_pass(self, centers: NDArray[np.floating], labels: NDArray[np.int32]) -> DensePass:
-        bounds = self._chunk_bounds(self.n_rows * centers.size, partial_bytes=8 * centers.size)
+        bounds = self._chunk_bounds(self._pass_work(centers), partial_bytes=8 * centers.size)
         rows = self._points, self._weights, self._weight_step
         return DensePass(rows, labels, centers, self._origin, bounds, self._n_threads)
 
@@ -183,7 +191,7 @@ class NumbaEngine:
                 labels, *no_sums, *unwanted,
             )  # fmt: skip
 
-        self._over_chunks(self._chunk_bounds(self.n_rows * centers.size), label_chunk)
+        self._over_chunks(self._chunk_bounds(self._pass_work(centers)), label_chunk)
         return labels
 
     def distances(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
