@@ -28,8 +28,11 @@ BINS = 256
 """Resolution of the search for the best cut: it is the O(m) form of Otsu's threshold."""
 
 POWER_STEPS = 6
-POWER_SAMPLE = 2**15
+POWER_SAMPLE = 2**13
 """Members that the power iteration looks at; the direction need not be exact."""
+
+FEW_MOVES = 64
+"""Two centres are at rest when fewer than one member in so many changes sides."""
 
 
 @kernel
@@ -298,21 +301,23 @@ def two_means(
 ):  # fmt: skip
     """Move the cut by Lloyd's steps on the node's own members."""
     for _ in range(n_steps):
-        _, left_norm = fill_mean(points, weights, weight_step, order, low, middle, left)
-        _, right_norm = fill_mean(points, weights, weight_step, order, middle, high, right)
-        changed = False
-        n_left = 0
+        fill_mean(points, weights, weight_step, order, low, middle, left)
+        fill_mean(points, weights, weight_step, order, middle, high, right)
+        # Half of |x - l|^2 - |x - r|^2 is (r - l) . x minus this:
+        border = 0.0
+        for t in range(left.size):
+            border += (right[t] - left[t]) * (0.5 * left[t] + 0.5 * right[t])
+            right[t] -= left[t]
+        n_left = n_moved = 0
         for k in range(low, high):
-            i = order[k]
-            keys[k] = sq_dist_to(points, i, left, left_norm) - sq_dist_to(
-                points, i, right, right_norm
-            )
-            if keys[k] <= 0.0:
-                n_left += 1
-            changed = changed or (keys[k] <= 0.0) != (k < middle)
-        if not changed or n_left == 0 or n_left == high - low:
+            keys[k] = dot_with(points, order[k], right) - border
+            n_left += keys[k] <= 0.0
+            n_moved += (keys[k] <= 0.0) != (k < middle)
+        if n_moved == 0 or n_left == 0 or n_left == high - low:
             break
         middle = split_at(order, keys, low, high, 0.0)
+        if n_moved * FEW_MOVES < high - low:
+            break
     return middle
 
 
