@@ -109,7 +109,8 @@ class NumbaEngine:
 
     def _pass_work(self, centers: NDArray[np.floating]) -> int:
         """What a pass over all centres costs, in multiplications."""
-        return self.n_rows * (centers.size + FEATURE_WORK * self.n_features + ROW_WORK)
+        per_row = centers.size + FEATURE_WORK * self.n_features + ROW_WORK
+        return int(self.n_rows * per_row)
 
     def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)

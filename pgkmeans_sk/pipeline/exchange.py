@@ -31,7 +31,7 @@ TWO_MEANS_STEPS = 3
 SHARES_OF_UTILITY = (0.5, 0.8)
 """A move is made if it gains this share of what the loss of its centre costs at most."""
 STEPS_BETWEEN = 2
-SMALLEST_GAIN = 3e-4
+SMALLEST_GAIN = 1e-3
 """Relative to the inertia; after a round that gains less, moves are made less boldly."""
 
 
