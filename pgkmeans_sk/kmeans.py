@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +12,6 @@ from sklearn.base import (
     ClusterMixin,
     TransformerMixin,
 )
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -24,6 +19,7 @@ from pgkmeans_sk import validation
 from pgkmeans_sk.callbacks import CallbackMonitor, CallbackSupportMixin, with_callbacks
 from pgkmeans_sk.engines import open_engine
 from pgkmeans_sk.engines.protocol import Engine
+from pgkmeans_sk.fitted import remember_solution, remembered_stream, unchanged_on_error
 from pgkmeans_sk.kernels.directions import to_directions
 from pgkmeans_sk.parameters import (
     check_parameters,
@@ -35,7 +31,6 @@ from pgkmeans_sk.parameters import (
 from pgkmeans_sk.pipeline import run
 from pgkmeans_sk.pipeline.mini_batch import Stream, add_batch, begin_stream
 from pgkmeans_sk.pipeline.settings import Journal
-from pgkmeans_sk.results import Solution
 from pgkmeans_sk.verbosity import spoken
 
 
@@ -259,7 +254,7 @@ class PGKMeans(
         ConvergenceWarning
             If there are fewer distinct rows than clusters.
         """
-        with self._unchanged_on_error(), spoken(self.verbose) as log:
+        with unchanged_on_error(self), spoken(self.verbose) as log:
             check_parameters(self)
             X = validation.check_rows(self, X, reset=True)
             validation.check_enough_rows(X.shape[0], self.n_clusters)
@@ -271,9 +266,9 @@ class PGKMeans(
             engine = self._open(X, weights)
             settings = settings_of(self, log, size_limits)
             solution = run(engine, starts, settings, rng, self.consolidate, monitor)
-            self._remember(engine, solution, stacklevel=4)
             used = solution.centers[: solution.n_effective_clusters]
-            self._stream = Stream(solution.centers, solution.sizes, used)
+            stream = Stream(solution.centers, solution.sizes, used)
+            remember_solution(self, engine, solution, stream, stacklevel=4)
             self.__dict__.pop("n_steps_", None)  # counts batches, and this was none
             monitor.end_fit()
         return self
@@ -320,7 +315,7 @@ class PGKMeans(
         >>> len(np.unique(kmeans.predict(rows)))
         50
         """
-        with self._unchanged_on_error(), spoken(self.verbose) as log:
+        with unchanged_on_error(self), spoken(self.verbose) as log:
             check_parameters(self)
             check_without_limits(self)
             is_new = not hasattr(self, "cluster_centers_")
@@ -333,62 +328,11 @@ class PGKMeans(
                 rng = check_random_state(self.random_state)
                 stream = begin_stream(engine, starts_of(self, X)[0], settings, rng, journal)
             else:
-                stream = self._continued_stream()
+                stream = remembered_stream(self)
             stream, solution = add_batch(engine, stream, settings, journal)
-            self._remember(engine, solution, stacklevel=3)
-            self._stream = stream
+            remember_solution(self, engine, solution, stream, stacklevel=3)
             self.n_steps_ = 1 if is_new else getattr(self, "n_steps_", 0) + 1
         return self
-
-    def _continued_stream(self) -> Stream:
-        """The stream of earlier batches, or the one that a ``fit`` began."""
-        if len(self.cluster_centers_) != self.n_clusters:
-            raise ValueError(
-                f"Got n_clusters={self.n_clusters}, but expected {len(self.cluster_centers_)}, the "
-                "number of clusters so far: partial_fit cannot change it."
-            )
-        # Centres that were set by hand count, as they do in predict.
-        return replace(self._stream, centers=self.cluster_centers_)
-
-    def _remember(self, engine: Engine, solution: Solution, stacklevel: int) -> None:
-        """Set the fitted attributes, all at once."""
-        self.cluster_centers_ = solution.centers
-        self.labels_ = solution.labels
-        self.inertia_ = solution.inertia
-        self.n_iter_ = solution.n_iter
-        self.n_effective_clusters_ = solution.n_effective_clusters
-        self.repair_log_ = list(solution.repair_log)
-        self.start_ = solution.start or _name_of(self.init)
-        self.engine_ = engine.name
-        self._n_features_out = self.n_clusters
-        if solution.n_effective_clusters < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({solution.n_effective_clusters}) found smaller "
-                f"than n_clusters ({self.n_clusters}): X has no more distinct rows of positive "
-                "weight. Centers beyond are copies of the first.",
-                ConvergenceWarning,
-                stacklevel=stacklevel,
-            )
-
-    @contextlib.contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """Whatever goes wrong (Ctrl-C, too), the fitted attributes stay what they were."""
-
-        def fitted() -> dict[str, Any]:
-            return {
-                name: value
-                for name, value in vars(self).items()
-                if name.endswith("_") or name in ("_n_features_out", "_stream")
-            }
-
-        before = fitted()
-        try:
-            yield
-        except BaseException:
-            for name in fitted():
-                delattr(self, name)
-            self.__dict__.update(before)
-            raise
 
     def _open(self, X: Any, weights: NDArray[np.float64] | None) -> Engine:
         if self.metric == "cosine":
@@ -476,8 +420,3 @@ class PGKMeans(
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _name_of(init: Any) -> str:
-    """What ``start_`` reports for a start that has only one way to begin."""
-    return init if isinstance(init, str) else "callable" if callable(init) else "array"
