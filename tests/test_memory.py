@@ -1,4 +1,7 @@
-"""Memory beyond the rows: 16 bytes a row, a few times the centres, and a fixed working set."""
+"""Memory beyond the rows: 16 bytes a row, a few times the centres, and a fixed working set.
+
+Size limits take more: what each row's few cheapest clusters are, and heaps of such pairs.
+"""
 
 import tracemalloc
 
@@ -75,6 +78,20 @@ def test_cosine_takes_one_copy_of_the_rows(wide):
 def test_reversed_rows_take_one_copy(wide):
     beyond = peak_beyond_rows(wide[::-1], 4, fit, max_iter=2, init="random", n_init=1)
     assert beyond <= allowed(wide, 4) + wide.nbytes
+
+
+def fit_balanced(estimator, X):
+    share = len(X) / estimator.n_clusters
+    return estimator.set_params(size_min=np.floor(share), size_max=np.ceil(share)).fit(X)
+
+
+@pytest.mark.parametrize("n_clusters", [16, 256])
+def test_size_limits(tall, n_clusters):
+    X = tall[:200_000]
+    # Few rows do not need all kernels, and the bound leaves no room for compilation.
+    fit_balanced(PGKMeans(n_clusters, random_state=0, max_iter=3), X)
+    beyond = peak_beyond_rows(X, n_clusters, fit_balanced, max_iter=3)
+    assert beyond <= 256 * len(X) + 32 * n_clusters**2 + 2 * MEBIBYTE
 
 
 @pytest.mark.parametrize("method", ["predict", "score"])

@@ -223,6 +223,10 @@ class NumbaEngine:
     def assign_within(
         self, centers: NDArray[np.floating], limits: SizeLimits, prices: FloatArray | None
     ) -> tuple[FloatArray, bool]:
+        # Before the search, so that both take no memory beside its own.
+        self._before = None
+        if not self._is_sparse:
+            self._pruning.forget()  # bounds are about other centres than a row's own
         found = self._labels.copy()
         if self._sample_weight is not None and not self._sample_weight.all():
             found[:] = self.nearest(centers)  # counts for rows of weight 0
@@ -231,9 +235,6 @@ class NumbaEngine:
             lambda labels: self._measure(centers, labels).inertia,
         )  # fmt: skip
         self._labels[:] = found
-        self._before = None
-        if not self._is_sparse:
-            self._pruning.forget()  # bounds are about other centres than a row's own
         return prices, changed
 
     def measure(self, centers: NDArray[np.floating]) -> Assignment:

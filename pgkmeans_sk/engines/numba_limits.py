@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.engines.merging import row_dtype
 from pgkmeans_sk.kernels import candidates as kernels
 from pgkmeans_sk.kernels.points import Points
 from pgkmeans_sk.kernels.row_heaps import N_CANDIDATES, open_graph
@@ -47,7 +48,7 @@ def chunk_ends(n_rows: int, n_wanted: int) -> IntArray:
 class _Level:
     """Some of the rows, with their candidates and labels."""
 
-    numbers: IntArray  # (m,) which rows
+    numbers: NDArray[Any]  # (m,) which rows
     weights: FloatArray  # (m,)
     smallest: float  # limits of a cluster's weight among these rows
     largest: float
@@ -74,12 +75,14 @@ class RowsWithin:
     ) -> None:
         self.points, self.n_threads = points, n_threads
         weights = np.ones(n_rows) if sample_weight is None else sample_weight
-        self.numbers: IntArray = np.flatnonzero(weights > 0.0)
+        kind = row_dtype(n_rows)
+        self.numbers: NDArray[Any] = np.flatnonzero(weights > 0.0).astype(kind)
         weights = weights[self.numbers]
         self.heaviest = float(weights.max())
         self.are_equal = float(weights.min()) == self.heaviest
         self.weights = np.ones(len(weights)) if self.are_equal else weights
-        self._shuffled = np.random.RandomState(0).permutation(len(self.numbers))
+        shuffled = np.random.RandomState(0).permutation(len(self.numbers))
+        self._shuffled: NDArray[Any] = shuffled[: len(shuffled) // COARSENING].astype(kind)
 
     def assign(
         self,
@@ -102,8 +105,8 @@ class RowsWithin:
             return others, search.prices, True
         return before, search.prices, False
 
-    def sample(self, n_rows: int) -> IntArray:
-        """Positions in ``numbers`` of a sample, in order; larger samples contain smaller ones."""
+    def sample(self, n_rows: int) -> NDArray[Any]:
+        """Positions in ``numbers`` of up to a quarter, in order; smaller samples are in larger."""
         return np.sort(self._shuffled[:n_rows])
 
     def limits(self, limits: SizeLimits, n_clusters: int) -> tuple[float, float]:
@@ -139,9 +142,8 @@ class PricedAssignment:
     # ---------------------------------------------------------------- levels
 
     def solve(self, own: NDArray[np.int32] | None) -> NDArray[np.int32]:
-        """Labels (m,) of the rows of positive weight, from those before or from nothing."""
-        n_rows = len(self._rows.numbers)
-        labels = self._solve_level(np.arange(n_rows), own, cold=own is None, n_rounds=FINE_ROUNDS)
+        """Labels (m,) of the rows of positive weight, in place of ``own`` or from nothing."""
+        labels = self._solve_level(None, own, cold=own is None, n_rounds=FINE_ROUNDS)
         smallest, largest = self._limits
         sizes = np.bincount(labels, self._rows.weights, minlength=self._n_clusters)
         counts = np.bincount(labels, minlength=self._n_clusters)
@@ -153,10 +155,15 @@ class PricedAssignment:
         return labels
 
     def _solve_level(
-        self, positions: IntArray, own: NDArray[np.int32] | None, cold: bool, n_rounds: int
+        self,
+        positions: NDArray[Any] | None,
+        own: NDArray[np.int32] | None,
+        cold: bool,
+        n_rounds: int,
     ) -> NDArray[np.int32]:
-        """Balance the rows at ``positions``; the prices found stay behind."""
-        n_fewer = len(positions) // COARSENING
+        """Balance the rows at ``positions``, all for None; the prices found stay behind."""
+        n_rows = len(self._rows.numbers if positions is None else positions)
+        n_fewer = n_rows // COARSENING
         can_coarsen = n_fewer >= COARSEST_ROWS * self._n_clusters
         if cold and can_coarsen:
             self._solve_level(self._rows.sample(n_fewer), None, cold, COARSE_ROUNDS)
@@ -171,7 +178,7 @@ class PricedAssignment:
             if excess < level.least_excess - level.tolerance:
                 level.least_excess = excess
                 level.stuck[:] = False
-            usual = level.weights.mean() * np.sqrt(self._n_clusters * len(positions))
+            usual = level.weights.mean() * np.sqrt(self._n_clusters * n_rows)
             if n_round == 0 and not cold and can_coarsen and excess > WARM_EXCESS * usual:
                 self._solve_level(self._rows.sample(n_fewer), None, False, COARSE_ROUNDS)
                 continue
@@ -179,21 +186,22 @@ class PricedAssignment:
                 break
         return level.own
 
-    def _open(self, positions: IntArray, own: NDArray[np.int32] | None) -> _Level:
-        n_rows = len(positions)
-        weights = self._rows.weights[positions]
+    def _open(self, positions: NDArray[Any] | None, own: NDArray[np.int32] | None) -> _Level:
+        numbers, weights = self._rows.numbers, self._rows.weights
         smallest, largest = self._limits
-        if n_rows < len(self._rows.numbers):
+        if positions is not None:
+            numbers, weights = numbers[positions], weights[positions]
             share = weights.sum() / self._rows.weights.sum()
             smallest, largest = smallest * share, largest * share
             if self._rows.are_equal:
                 smallest, largest = np.floor(smallest), np.ceil(largest)
+        n_rows = len(numbers)
         level = _Level(
-            self._rows.numbers[positions], weights, float(smallest), float(largest),
+            numbers, weights, float(smallest), float(largest),
             0.5 if self._rows.are_equal else 1e-6 * float(weights.mean()),
             np.empty((n_rows, N_CANDIDATES), dtype=np.int32), np.empty((n_rows, N_CANDIDATES)),
             np.empty(n_rows), np.empty(n_rows, dtype=np.int32),
-            np.full(n_rows, -1, dtype=np.int32) if own is None else own.copy(),
+            np.full(n_rows, -1, dtype=np.int32) if own is None else own,
             np.empty(n_rows), np.empty(n_rows), np.zeros(self._n_clusters + 1, dtype=bool),
         )  # fmt: skip
         self._look(level, np.arange(n_rows))
@@ -208,22 +216,14 @@ class PricedAssignment:
     def _look(self, level: _Level, which: IntArray, penalties: FloatArray | float = 0.0) -> None:
         """Find the candidates of the rows ``which`` at the present prices, plus ``penalties``."""
         prices = self.prices + penalties
-        found: tuple[Any, ...] = level.candidates, level.distances, level.bounds
-        everywhere = len(which) == len(level.own)
-        if not everywhere:
-            shape = len(which), N_CANDIDATES
-            found = np.empty(shape, dtype=np.int32), np.empty(shape), np.empty(len(which))
-        numbers = level.numbers[which]
 
         def look_at(start: int, stop: int) -> None:
             kernels.find_candidates(
-                self._rows.points, numbers, start, stop, self._columns, self._norms, prices,
-                *found,
+                self._rows.points, level.numbers, which, start, stop, self._columns, self._norms,
+                prices, level.candidates, level.distances, level.bounds,
             )  # fmt: skip
 
         self._over(len(which), look_at)
-        if not everywhere:
-            level.candidates[which], level.distances[which], level.bounds[which] = found
         level.scans[which] = len(self._scans)
         self._scans.append(self.prices.copy())  # penalties count as rounding
 
@@ -252,20 +252,21 @@ class PricedAssignment:
 
     def _balance(self, level: _Level, sizes: FloatArray, quotas: FloatArray) -> bool:
         """Hand rows on until quotas are met or nobody can; returns whether anything changed."""
+        before = np.abs(np.append(sizes - quotas, quotas.sum() - sizes.sum())).sum()
+        bands = self._bands(level, before)
         graph = cast(Any, open_graph)(
             level.candidates, level.distances, level.weights, level.own, level.own_distances,
             self.prices, sizes, quotas,
         )  # fmt: skip
-        before = np.abs(graph.excess).sum()
-        bands = self._bands(level, before)
         stuck = np.zeros(self._n_clusters + 1, dtype=bool)
         is_stuck = balance(graph, level.smallest, level.largest, level.tolerance, bands, stuck)
-        self.prices = graph.prices[:-1] - graph.prices[-1]
+        self.prices, excess = graph.prices[:-1] - graph.prices[-1], graph.excess
+        del graph  # with its heaps, which take most of the memory
         if is_stuck:
             # Sets of clusters can take turns in being stuck: hence out of all that were.
             level.stuck |= stuck
-            return self._open_exits(level, graph.excess)
-        return bool(np.abs(graph.excess).sum() < before - level.tolerance)
+            return self._open_exits(level, excess)
+        return bool(np.abs(excess).sum() < before - level.tolerance)
 
     def _bands(self, level: _Level, excess: float) -> FloatArray:
         """Costs up to which entries are handed over: of few rows at first, then four times more."""

@@ -51,8 +51,9 @@ def _fill_sq_distances(points, i, columns, norms, row, sq_dist):
 @kernel
 def find_candidates(
     points,  # IN Points
-    numbers,  # IN (m,) int64, rows to look at
-    start,  # IN first of them in this chunk
+    numbers,  # IN (m,) int, rows
+    which,  # IN (w,) int64, positions of those to look at
+    start,  # IN first of ``which`` in this chunk
     stop,  # IN one past the last
     columns,  # IN (d, K) float64, the centres transposed
     norms,  # IN (K,) float64, |c|^2
@@ -61,7 +62,7 @@ def find_candidates(
     distances,  # OUT (m, c) float64, squared, without the price
     bounds,  # OUT (m,) float64, squared distance + price of the next one; inf if there is none
 ):
-    """Look for the cheapest clusters of rows ``numbers[start:stop]``.
+    """Look for the cheapest clusters of the rows at positions ``which[start:stop]``.
 
     Equal rows start at different clusters: if many cost the same, all get their share of rows.
     """
@@ -70,13 +71,14 @@ def find_candidates(
     row = np.empty(n_features, np.float64)
     sq_dist = np.empty(n_clusters, np.float64)
     costs = np.empty(n_candidates + 1, np.float64)
-    which = np.empty(n_candidates + 1, np.int32)
-    for k in range(start, stop):
-        fill_sq_distances(points, numbers[k], columns, norms, row, sq_dist)
+    cheapest = np.empty(n_candidates + 1, np.int32)
+    for k in which[start:stop]:
+        number = np.int64(numbers[k])
+        fill_sq_distances(points, number, columns, norms, row, sq_dist)
         for s in range(n_candidates + 1):
             costs[s] = np.inf
-            which[s] = -1
-        first = numbers[k] * SPREAD % 2**32 % n_clusters
+            cheapest[s] = -1
+        first = number * SPREAD % 2**32 % n_clusters
         for step in range(n_clusters):
             j = first + step
             j -= n_clusters if j >= n_clusters else 0
@@ -85,13 +87,13 @@ def find_candidates(
                 s = n_candidates
                 while s > 0 and cost < costs[s - 1]:
                     costs[s] = costs[s - 1]
-                    which[s] = which[s - 1]
+                    cheapest[s] = cheapest[s - 1]
                     s -= 1
                 costs[s] = cost
-                which[s] = j
+                cheapest[s] = j
         for s in range(n_candidates):
-            candidates[k, s] = which[s]
-            distances[k, s] = sq_dist[which[s]] if which[s] >= 0 else np.inf
+            candidates[k, s] = cheapest[s]
+            distances[k, s] = sq_dist[cheapest[s]] if cheapest[s] >= 0 else np.inf
         bounds[k] = costs[n_candidates]
 
 
@@ -142,7 +144,7 @@ def choose_cheapest(
 @kernel
 def find_exits(
     points,  # IN Points
-    numbers,  # IN (m,) int64, rows
+    numbers,  # IN (m,) int, rows
     start,  # IN first of them in this chunk
     stop,  # IN one past the last
     columns, norms, prices,  # IN as above
@@ -157,7 +159,7 @@ def find_exits(
         exits[k] = np.inf
         if not inside[own[k]]:
             continue
-        fill_sq_distances(points, numbers[k], columns, norms, row, sq_dist)
+        fill_sq_distances(points, np.int64(numbers[k]), columns, norms, row, sq_dist)
         here = sq_dist[own[k]] + prices[own[k]]
         for j in range(sq_dist.size):
             if not inside[j]:
@@ -167,7 +169,7 @@ def find_exits(
 @kernel
 def enforce_limits(
     points,  # IN Points
-    numbers,  # IN (m,) int64, rows
+    numbers,  # IN (m,) int, rows
     weights,  # IN (m,) float64, > 0
     columns, norms,  # IN as above
     own,  # INOUT (m,) int32
@@ -206,7 +208,7 @@ def enforce_limits(
                 allowed &= sizes[here] > smallest or smallest <= leeway
             if not allowed:
                 continue
-            fill_sq_distances(points, numbers[k], columns, norms, row, sq_dist)
+            fill_sq_distances(points, np.int64(numbers[k]), columns, norms, row, sq_dist)
             for j in range(n_clusters):
                 there = sizes[j] < largest if too_heavy else j == lightest
                 if not there or j == here:
