@@ -66,6 +66,7 @@ def unchanged_on_error(estimator: Any) -> Iterator[None]:
 
 
 def _fitted_attributes(estimator: Any) -> dict[str, Any]:
+    """Names and values of what a fit sets."""
     return {
         name: value
         for name, value in vars(estimator).items()

@@ -335,6 +335,7 @@ class PGKMeans(
         return self
 
     def _open(self, X: Any, weights: NDArray[np.float64] | None) -> Engine:
+        """An engine over validated rows, as the metric sees them."""
         if self.metric == "cosine":
             X = to_directions(X)
         return open_engine(self.engine, X, weights)

@@ -117,6 +117,8 @@ def starts_of(estimator: Any, X: Any) -> list[Start]:
 
 
 def _callable_start(init: Callable[..., Any], X: Any) -> Start:
+    """The start that asks the user's ``init``; it gets the rows as the engine holds them."""
+
     def start(
         engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
     ) -> NDArray[np.float64]:

@@ -84,6 +84,7 @@ def _shared_pool() -> ThreadPoolExecutor:
 
 
 def _forget_pool() -> None:
+    """Begin without a pool in a forked child."""
     # A forked child inherits the pool object but none of its threads, and perhaps a locked lock.
     global _lock, _pool
     _lock = threading.Lock()

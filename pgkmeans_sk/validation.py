@@ -83,6 +83,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
 
 
 def _widen_short_floats(X: Any) -> Any:
+    """``X`` in float32 if its floats have at most 16 bits, which scikit-learn would not take."""
     dtype = getattr(X, "dtype", None)
     if not isinstance(dtype, np.dtype) or dtype.itemsize > 2 or not hasattr(X, "astype"):
         return X

@@ -65,6 +65,7 @@ class DensePass:
         run_tasks(run, len(self._n_changed), self._n_threads)
 
     def _totals(self, c: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Sums, sizes and squared errors of chunk ``c``, for a kernel to add to."""
         return self._sums[c], self._sizes[c], self._sq_errors[c]
 
     def look_at_all(self, lower: NDArray[Any]) -> FloatArray:

@@ -102,6 +102,7 @@ class Line:
 
 
 def _sorted_line(values: NDArray[np.floating], weights: FloatArray | None) -> Line:
+    """The distinct values in order, with their weights; those of hardly any weight left out."""
     if weights is None:
         kept, step = np.ones(1), 0
         ordered = np.array(values)
@@ -226,6 +227,7 @@ class Path:
 
     @property
     def n_clusters(self) -> int:
+        """K, one for each step between two nodes."""
         return len(self.nodes) - 1
 
     def cost(self, penalty: float) -> float:
@@ -253,6 +255,7 @@ class _Solver:
         return Path(nodes, float(self.errors[-1]), penalty)
 
     def error(self, nodes: IntArray) -> float:
+        """Squared error of the clusters between ``nodes``."""
         return float(sum(exact_1d.cluster_error(*self._atoms, i, j) for i, j in pairwise(nodes)))
 
     def mixture(self, few: Path, many: Path, n_clusters: int, penalty: float) -> Path:

@@ -47,7 +47,7 @@ def open_numba_engine(X: Any, sample_weight: NDArray[np.float64] | None) -> Numb
 
 
 class NumbaEngine:
-    """Rows of a dense or CSR matrix, read where they are.
+    """Rows of a dense or CSR matrix, read where they are; what methods do is said in ``protocol``.
 
     Memory beyond the rows: 4 bytes a row for labels; one number a row while bounds of a first pass
     are kept; while nodes are open 12 bytes more for each of their rows; partial sums of at most 32
@@ -113,6 +113,7 @@ class NumbaEngine:
         return int(self.n_rows * per_row)
 
     def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
+        """Call ``task(number, start, stop)`` for each chunk of rows."""
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
 
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
@@ -150,6 +151,7 @@ class NumbaEngine:
         return found
 
     def _dense_pass(self, centers: NDArray[np.floating], labels: NDArray[np.int32]) -> DensePass:
+        """A pass over all rows, which replaces ``labels``."""
         bounds = self._chunk_bounds(self._pass_work(centers), partial_bytes=8 * centers.size)
         rows = self._points, self._weights, self._weight_step
         return DensePass(rows, labels, centers, self._origin, bounds, self._n_threads)
@@ -163,6 +165,7 @@ class NumbaEngine:
     def _label_sparse(
         self, packed: SparseCenters, labels: NDArray[np.int32]
     ) -> tuple[int, FloatArray]:
+        """Set ``labels``; returns how many changed, and the centres' utilities."""
         bounds = self._chunk_bounds(self._sparse_rows.n_stored * len(packed.rows))
         return self._sparse_rows.label(packed, labels, bounds, self._n_threads)
 
@@ -241,6 +244,7 @@ class NumbaEngine:
         return self._measure(centers, self._labels)
 
     def _measure(self, centers: NDArray[np.floating], labels: NDArray[np.int32]) -> Assignment:
+        """What ``labels`` mean for the clusters."""
         if self._is_sparse:
             packed = self._sparse_rows.packed(centers, self._n_threads)
             return self._sparse_rows.assignment(packed, labels, 0, self._n_threads)
@@ -265,6 +269,7 @@ class NumbaEngine:
     # ---------------------------------------------------------------- single rows
 
     def _rows(self, numbers: IntArray) -> NDArray[np.floating]:
+        """Copies of single rows, dense."""
         rows = self.user_data[numbers]
         return np.asarray(rows.toarray() if self._is_sparse else rows, dtype=self.dtype)
 

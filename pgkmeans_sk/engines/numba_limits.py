@@ -187,6 +187,7 @@ class PricedAssignment:
         return level.own
 
     def _open(self, positions: NDArray[Any] | None, own: NDArray[np.int32] | None) -> _Level:
+        """A level of the rows at ``positions``, looked at; ``own`` are their labels, if any."""
         numbers, weights = self._rows.numbers, self._rows.weights
         smallest, largest = self._limits
         if positions is not None:
@@ -210,6 +211,7 @@ class PricedAssignment:
     # ---------------------------------------------------------------- rows
 
     def _over(self, n_rows: int, task: Callable[[int, int], None]) -> None:
+        """Call ``task(start, stop)`` for chunks of so many rows."""
         ends = chunk_ends(n_rows, n_rows * self._columns.size // CHUNK_WORK)
         run_tasks(lambda c: task(ends[c], ends[c + 1]), len(ends) - 1, self._rows.n_threads)
 

@@ -118,6 +118,7 @@ class Pruning:
         self._lower = None
 
     def _begin(self, centers: NDArray[np.floating], typical_distance: float) -> None:
+        """Set up bounds that know nothing yet, in units that suit ``typical_distance``."""
         n_panels = -(-len(centers) // PANEL_WIDTH)
         self._group_panels = self._n_group_panels(n_panels)
         self._n_groups = -(-n_panels // self._group_panels)
@@ -132,6 +133,7 @@ class Pruning:
         self._tiny = 2.0 * self._n_features * smallest
 
     def _moved_to(self, centers: NDArray[np.floating]) -> GroupBounds:
+        """The bounds, to be lowered by how far each group has moved since the last pass."""
         assert self._centers is not None
         assert self._lower is not None
         errors = centers.astype(np.float64) - self._centers

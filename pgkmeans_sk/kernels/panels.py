@@ -158,6 +158,7 @@ def panel_values(
 
 
 def _builder(context: Any, builder: Any, dtype: Any, intp: Any) -> VectorBuilder:
+    """The builder for vectors of ``dtype`` as wide as a register, or as a panel."""
     lanes = min(vector_bytes() * 8 // dtype.bitwidth, PANEL_WIDTH)
     return VectorBuilder(builder, context.get_value_type(dtype), dtype.bitwidth, lanes, intp)
 

@@ -89,6 +89,7 @@ def cost_of(graph, entry):
 
 @part
 def set_top(graph, at, entry):
+    """Make ``entry`` the top of the heap of the edge at ``at``; -1 if the heap is empty."""
     graph.edge_tops[at] = entry
     if entry >= 0:
         graph.edge_costs[at] = cost_of(graph, entry)

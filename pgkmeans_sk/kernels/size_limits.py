@@ -39,6 +39,7 @@ def set_quota(graph, cluster, smallest, largest):
 
 @part
 def comes_first(graph, node, other):
+    """Whether ``node`` leaves the queue before ``other``: it is nearer, or as near and lower."""
     first, second = graph.reach[node], graph.reach[other]
     return first < second or (first == second and node < other)
 

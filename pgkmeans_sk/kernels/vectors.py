@@ -65,6 +65,7 @@ class VectorBuilder:
         self._minimum, self._maximum = self._function("minnum", 2), self._function("maxnum", 2)
 
     def _function(self, name: str, n_arguments: int) -> Any:
+        """LLVM's function ``name`` on vectors like ours."""
         bits = self.lane_int.width
         function_type = ir.FunctionType(self.vector, [self.vector] * n_arguments)
         return cgutils.get_or_insert_function(
@@ -74,9 +75,11 @@ class VectorBuilder:
     # ---------------------------------------------------------------- scalars
 
     def index(self, value: int) -> Any:
+        """A constant for offsets and loops."""
         return ir.Constant(self.intp, value)
 
     def smaller_int(self, first: Any, second: Any) -> Any:
+        """The smaller of two signed integers."""
         return self.builder.select(self.builder.icmp_signed("<", first, second), first, second)
 
     def resized(self, value: Any, to: Any) -> Any:
@@ -89,15 +92,19 @@ class VectorBuilder:
     # ---------------------------------------------------------------- moving values
 
     def constant(self, value: float) -> Any:
+        """A vector with ``value`` in every lane, known when code is generated."""
         return ir.Constant(self.vector, [value] * self.lanes)
 
     def int_constant(self, value: int) -> Any:
+        """The same with integers as wide as the numbers."""
         return ir.Constant(self.int_vector, [value] * self.lanes)
 
     def lane_numbers(self, first: int) -> Any:
+        """Integers ``first``, ``first + 1``, ..., one a lane."""
         return ir.Constant(self.int_vector, [first + lane for lane in range(self.lanes)])
 
     def register(self, initial: Any) -> Any:
+        """A new register that holds ``initial``."""
         return cgutils.alloca_once_value(self.builder, initial)
 
     def splat(self, scalar: Any) -> Any:
@@ -108,9 +115,11 @@ class VectorBuilder:
         return self.builder.shuffle_vector(first, undefined, lane_zero)
 
     def broadcast(self, pointer: Any, offset: Any) -> Any:
+        """The number at ``pointer[offset]`` in every lane."""
         return self.splat(self.builder.load(self.builder.gep(pointer, [offset])))
 
     def load(self, pointer: Any, offset: Any) -> Any:
+        """The vector that begins at ``pointer[offset]``."""
         address = self.builder.gep(pointer, [offset])
         vector = ir.VectorType(address.type.pointee, self.lanes)
         loaded = self.builder.load(self.builder.bitcast(address, vector.as_pointer()))
@@ -118,6 +127,7 @@ class VectorBuilder:
         return loaded
 
     def store(self, value: Any, pointer: Any, offset: Any) -> None:
+        """Write a vector to where ``pointer[offset]`` begins."""
         address = self.builder.gep(pointer, [offset])
         stored = self.builder.store(value, self.builder.bitcast(address, value.type.as_pointer()))
         stored.align = 4
@@ -135,9 +145,11 @@ class VectorBuilder:
         self.builder.store(total, target)
 
     def smaller(self, first: Any, second: Any) -> Any:
+        """The smaller number of each lane."""
         return self.builder.call(self._minimum, [first, second], fastmath=_NO_NAN)
 
     def larger(self, first: Any, second: Any) -> Any:
+        """The larger number of each lane."""
         return self.builder.call(self._maximum, [first, second], fastmath=_NO_NAN)
 
     def sum_of_lanes(self, vector: Any) -> Any:

@@ -117,6 +117,7 @@ class _Forest:
         return False
 
     def _cut(self, which: list[int]) -> None:
+        """Cut the nodes ``which``; their parts join the list of nodes."""
         at_half = np.full(len(which), 0.5)
         cut = self._engine.cut(self._nodes[np.array(which)], at_half, "principal", TWO_MEANS_STEPS)
         first = len(self._nodes)
@@ -134,6 +135,7 @@ class _Forest:
         return np.array([self._slots[p] for p in parts], dtype=np.int64), self._nodes.means[parts]
 
     def _roots(self) -> range:
+        """Numbers of the nodes that are whole donors."""
         return range(len(set(self._donors)))
 
 

@@ -101,6 +101,7 @@ class _Momentum:
     step: float = 1.0
 
     def beyond(self, means: FloatArray) -> FloatArray:
+        """Where to go from ``means``; each call is a step."""
         following = (1.0 + np.sqrt(1.0 + 4.0 * self.step**2)) / 2.0
         if self.previous is None:
             target: FloatArray = means
@@ -110,6 +111,7 @@ class _Momentum:
         return target
 
     def reset(self) -> None:
+        """Begin again without momentum."""
         self.previous, self.step = None, 1.0
 
 
@@ -125,9 +127,11 @@ class _Progress:
         self.inertias = [self.first]
 
     def add(self, inertia: float) -> None:
+        """Note the inertia after an iteration."""
         self.inertias.append(inertia)
 
     def has_stalled(self) -> bool:
+        """Whether the last few iterations have gained too little."""
         if not self.settings.accelerate or len(self.inertias) <= STALL_WINDOW:
             return False
         before, now = self.inertias[-1 - STALL_WINDOW], self.inertias[-1]

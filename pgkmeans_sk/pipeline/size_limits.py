@@ -105,6 +105,7 @@ def _moved_to_means(
 
 
 def _stalls(inertias: list[float], settings: Settings) -> bool:
+    """Whether the last few iterations have gained too little, as ``lloyd`` judges it."""
     if len(inertias) <= STALL_WINDOW:
         return False
     gain = (inertias[-1 - STALL_WINDOW] - inertias[-1]) / STALL_WINDOW
