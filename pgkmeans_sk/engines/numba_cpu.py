@@ -70,7 +70,8 @@ class NumbaEngine:
             self._points, self._weights, self._weight_step, self.n_features, self._n_threads
         )
         self._sparse_rows = SparseRows(self._points, self._weights, self._weight_step)
-        self._typical_distance = np.nan
+        self._is_new = True  # until the first assignment is done
+        self._typical_distance = np.nan  # of a row to its centre, in the last assignment
         # What a pass over all centres tells by the way: these centres, with how far each row is
         # from others than its own, at least; and their utilities.
         self._before: tuple[FloatArray, NDArray[Any]] | None = None
@@ -122,14 +123,13 @@ class NumbaEngine:
         dense = self._dense_pass(centers, self._labels)
         self._utilities = None
         before, self._before = self._before, None
-        # The batch of a stream: a first pass, and then a last one.
-        is_followed = not last and np.isnan(self._typical_distance)
-        is_followed = is_followed and len(centers) >= SECOND_PASS_CENTERS
+        # A batch of a stream has two passes, first and last: the first one makes the other cheap.
+        prepares_last = self._is_new and not last and len(centers) >= SECOND_PASS_CENTERS
 
         def look_at_all() -> None:
-            lower = np.empty(self.n_rows if is_followed else 0, dtype=self.dtype)
+            lower = np.empty(self.n_rows if prepares_last else 0, dtype=self.dtype)
             self._utilities = centers, dense.look_at_all(lower)
-            if is_followed:
+            if prepares_last:
                 self._before = centers.astype(np.float64), lower
 
         pruning = self._pruning
@@ -147,6 +147,7 @@ class NumbaEngine:
                 work = partial(dense.look_at_doubts, doubts, pruning.order, pruning.block_size)
             pruning.timed(centers, doubts is not None, work)
         found = dense.assignment()
+        self._is_new = False
         self._typical_distance = float(np.sqrt(found.inertia / max(found.sizes.sum(), 1e-300)))
         return found
 
