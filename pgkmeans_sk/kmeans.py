@@ -150,7 +150,8 @@ class PGKMeans(
         or "callable".
 
     engine_ : str
-        The engine that did the work.
+        The engine that did the work, the form of the rows and the width of the vector registers
+        that its kernels were written for: "numba-dense-256bit", "numba-csr-512bit".
 
     n_features_in_ : int
         Number of features seen during ``fit``.

@@ -5,6 +5,7 @@ import pytest
 from scipy import sparse
 
 from pgkmeans_sk.engines import ENGINE_NAMES
+from pgkmeans_sk.kernels.vectors import vector_bytes
 from tests import reference
 from tests.conftest import ENGINES
 from tests.reference import assert_children_make_up, assert_same_rows, numbered, row_sets
@@ -55,7 +56,10 @@ def test_every_engine_is_tested():
 def test_engine_describes_its_rows(engine, form, dtype):
     X = form(np.random.default_rng(0).standard_normal((20, 3)).astype(dtype))
     opened = engine(X)
-    assert opened.name in ENGINES
+    engine_name, kind, width = opened.name.split("-")
+    assert engine_name in ENGINES
+    assert kind == ("csr" if sparse.issparse(X) else "dense")
+    assert width == f"{8 * vector_bytes()}bit"
     assert (opened.n_rows, opened.n_features, opened.dtype) == (20, 3, dtype)
     assert opened.user_data is X
     assert opened.total_weight == 20

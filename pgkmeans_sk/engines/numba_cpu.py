@@ -23,6 +23,7 @@ from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
+from pgkmeans_sk.kernels.vectors import vector_bytes
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
@@ -54,8 +55,6 @@ class NumbaEngine:
     MiB or four times (n_clusters, n_features) in float64.
     """
 
-    name = "numba"
-
     def __init__(self, X: Any, sample_weight: NDArray[np.float64] | None) -> None:
         self.user_data = X
         self.n_rows, self.n_features = X.shape
@@ -76,6 +75,11 @@ class NumbaEngine:
         # from others than its own, at least; and their utilities.
         self._before: tuple[FloatArray, NDArray[Any]] | None = None
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
+
+    @property
+    def name(self) -> str:
+        # The kernels follow from this; whether bounds rule centres out is a matter of time alone.
+        return f"numba-{'csr' if self._is_sparse else 'dense'}-{8 * vector_bytes()}bit"
 
     @cached_property
     def _pruning(self) -> Pruning:

@@ -23,7 +23,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What ``PGKMeans.engine_`` reports."""
+        """What ``PGKMeans.engine_`` reports: its name, and which of its kernels."""
 
     @property
     def n_rows(self) -> int:
