@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+WRAPPER_FRAMES = 1
+"""Frames of ``with_callbacks`` between caller and method, which warnings have to look past."""
+
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:  # scikit-learn < 1.9: callbacks cannot be set, and nothing listens
+    WRAPPER_FRAMES = 0
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands in for scikit-learn's mixin."""
@@ -24,7 +28,7 @@ except ImportError:  # scikit-learn < 1.9: callbacks cannot be set, and nothing 
         return method
 
 
-__all__ = ["CallbackMonitor", "CallbackSupportMixin", "with_callbacks"]
+__all__ = ["WRAPPER_FRAMES", "CallbackMonitor", "CallbackSupportMixin", "with_callbacks"]
 
 
 class CallbackMonitor:

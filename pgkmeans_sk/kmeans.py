@@ -16,7 +16,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from pgkmeans_sk import validation
-from pgkmeans_sk.callbacks import CallbackMonitor, CallbackSupportMixin, with_callbacks
+from pgkmeans_sk.callbacks import (
+    WRAPPER_FRAMES,
+    CallbackMonitor,
+    CallbackSupportMixin,
+    with_callbacks,
+)
 from pgkmeans_sk.engines import open_engine
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.fitted import remember_solution, remembered_stream, unchanged_on_error
@@ -262,14 +267,14 @@ class PGKMeans(
             weights = validation.check_weights(sample_weight, X)
             size_limits = size_limits_of(self, X.shape[0], weights)
             rng = check_random_state(self.random_state)
-            starts = starts_of(self, X)
+            starts = starts_of(self, X, stacklevel=3 + WRAPPER_FRAMES)
             monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
             engine = self._open(X, weights)
             settings = settings_of(self, log, size_limits)
             solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             used = solution.centers[: solution.n_effective_clusters]
             stream = Stream(solution.centers, solution.sizes, used)
-            remember_solution(self, engine, solution, stream, stacklevel=4)
+            remember_solution(self, engine, solution, stream, stacklevel=3 + WRAPPER_FRAMES)
             self.__dict__.pop("n_steps_", None)  # counts batches, and this was none
             monitor.end_fit()
         return self
@@ -327,7 +332,8 @@ class PGKMeans(
             if is_new:
                 validation.check_enough_rows(X.shape[0], self.n_clusters)
                 rng = check_random_state(self.random_state)
-                stream = begin_stream(engine, starts_of(self, X)[0], settings, rng, journal)
+                start = starts_of(self, X, stacklevel=3)[0]
+                stream = begin_stream(engine, start, settings, rng, journal)
             else:
                 stream = remembered_stream(self)
             stream, solution = add_batch(engine, stream, settings, journal)

@@ -94,8 +94,8 @@ def settings_of(
     )
 
 
-def starts_of(estimator: Any, X: Any) -> list[Start]:
-    """The starts to be tried, in order."""
+def starts_of(estimator: Any, X: Any, stacklevel: int) -> list[Start]:
+    """The starts to be tried, in order; warnings point so many frames up."""
     init, n_init = estimator.init, estimator.n_init
     if not isinstance(init, str) and not callable(init):
         if n_init not in ("auto", 1):
@@ -103,7 +103,7 @@ def starts_of(estimator: Any, X: Any) -> list[Start]:
                 "Explicit initial center position passed: performing only one init in "
                 f"{type(estimator).__name__} instead of n_init={n_init}.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
         return [fixed_start(check_centers(init, estimator.n_clusters, X))]
 

@@ -57,6 +57,14 @@ def test_warning_of_a_batch_points_to_the_user():
     assert [warning.filename for warning in warned] == [__file__]
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_warning_of_given_centers_points_to_the_user(method):
+    estimator = PGKMeans(2, init=FEW_DISTINCT[:2], n_init=3)
+    with pytest.warns(RuntimeWarning, match="only one init") as warned:
+        getattr(estimator, method)(FEW_DISTINCT)
+    assert [warning.filename for warning in warned] == [__file__]
+
+
 def test_thousands_of_clusters_on_a_square():
     # scipy#13242: 1 998 or 1 999 of 2 000 clusters; scipy#24002: now and then, a warning in tests.
     X = np.random.default_rng(0).uniform(-1.0, 1.0, (10_000, 2))
