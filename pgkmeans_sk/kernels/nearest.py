@@ -215,7 +215,8 @@ def label_rows(
     shifted, row = np.empty(n_features, panels.dtype), np.empty(n_features, np.float64)
     # Numbers of the data's dtype, whose rounding is a fraction of kappa, hence twice.
     real = panels.dtype.type
-    norm_share, tiny, nothing = real(1.0 - 2.0 * kappa), real(smallest), real(0.0)
+    eps = n_features * np.finfo(panels.dtype).eps  # of the norms, which are added up plainly
+    norm_share, tiny, nothing = real(1.0 - 2.0 * kappa - eps), real(smallest), real(0.0)
     n_changed = 0
     n_exact = 0
     for first in range(0, n_rows, width):
