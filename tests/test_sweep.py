@@ -179,7 +179,7 @@ def test_labels_are_the_same_with_narrower_vectors(width):
         env={**os.environ, **OTHER_WIDTHS[width]},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert finished.returncode == 0, finished.stderr
     assert int(finished.stdout) == width  # otherwise the test tested nothing
