@@ -54,6 +54,29 @@ def test_default_start_on_a_sample(engine, monkeypatch):
     assert found.centers.tobytes() != other.centers.tobytes()  # another sample, another path
 
 
+def test_default_start_on_samples_of_samples(engine, monkeypatch):
+    # Otherwise only tables of 65536 rows begin on a part of them.
+    monkeypatch.setattr("pgkmeans_sk.pipeline.starts.NESTED_FROM", 200)
+    monkeypatch.setattr("pgkmeans_sk.pipeline.starts.NESTED_FROM_PER_CLUSTER", 40)
+    X = np.random.default_rng(1).standard_normal((3000, 2))
+    X[7] = 1e3  # hardly a sample has it, and it is worth a cluster of its own
+    opened, sizes = engine(X), []
+    sample = type(opened).sample
+
+    def watched(self, n_rows, random_state):
+        sizes.append(n_rows)
+        return sample(self, n_rows, random_state)
+
+    monkeypatch.setattr(type(opened), "sample", watched)
+    settings = Settings(5)
+    found, again = (run(engine(X), [STARTS["partition"]], settings, rng()) for _ in range(2))
+    whole = run(engine(X), [STARTS["k-means++"]], settings, rng())
+    assert sizes == [750, 187] * 2
+    assert found.centers.tobytes() == again.centers.tobytes()
+    assert np.abs(found.centers - 1e3).sum(axis=1).min() == 0.0
+    assert found.inertia < 1.05 * whole.inertia
+
+
 def test_fixed_start_copies_the_centres_of_the_user(engine):
     start = fixed_start(GOOD.astype(np.float32))(engine(PAIRS), Settings(3), rng(), Journal())
     assert start.dtype == np.float64

@@ -28,6 +28,12 @@ SAMPLE_ROWS = 2**17
 SAMPLE_NUMBERS = 2**22
 """Numbers in a sample: 16 or 32 MiB, if there are rows enough for the clusters in it."""
 SAMPLE_ROWS_PER_CLUSTER = 32
+NESTING = 4
+NESTED_FROM = 2**16
+NESTED_FROM_PER_CLUSTER = 256
+"""With so many rows, tree and moves begin on a quarter of them, where most moves can be found.
+Smaller tables are taken whole, so that a row of weight 2 counts exactly like the row twice."""
+NESTED_ROUNDS = 8
 SAMPLE_ROUNDS = 25
 SAMPLE_STEPS = 25
 FULL_ROUNDS = 2
@@ -54,14 +60,14 @@ def sampled(engine: Engine, settings: Settings, rng: np.random.RandomState) -> E
 def start_from_partition(
     engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
 ) -> FloatArray:
-    """Tree, moves and a few steps on a sample; then moves on all rows. Or the optimum of a line."""
+    """Tree, moves and a few steps on samples; then moves on all rows. Or the optimum of a line."""
     if not settings.spherical:
         optimum = engine.line_optimum(settings.n_clusters)
         if optimum is not None:
             journal.is_optimal, journal.start = True, "optimum"
             return optimum
     few = sampled(engine, settings, rng)
-    state = _race(few, settings, journal)
+    state = _start_small(few, settings, rng, journal)
     if few is not engine:
         steps = replace(settings, max_iter=SAMPLE_STEPS)
         state, _, _ = lloyd(few, state, steps, Journal())
@@ -69,6 +75,19 @@ def start_from_partition(
         state = settle(engine, state.centers, settings, journal)
         state = rebalance(engine, state, settings, journal, FULL_ROUNDS)
     return state.centers.astype(np.float64)
+
+
+def _start_small(
+    engine: Engine, settings: Settings, rng: np.random.RandomState, journal: Journal
+) -> State:
+    """The tree with its errors mended, on a part of the rows first if there are many."""
+    if engine.n_rows < max(NESTED_FROM, NESTED_FROM_PER_CLUSTER * settings.n_clusters):
+        return _race(engine, settings, journal)
+    part = engine.sample(engine.n_rows // NESTING, rng)
+    state = _start_small(part, settings, rng, journal)
+    del part  # with its copy of rows
+    state = settle(engine, state.centers, settings, journal)
+    return rebalance(engine, state, settings, journal, NESTED_ROUNDS)
 
 
 def _race(engine: Engine, settings: Settings, journal: Journal) -> State:
