@@ -1,0 +1,216 @@
+"""Which row each cluster could hand on to which other cluster, cheapest first, over all pairs.
+
+The data structure under the search for chains of ``size_limits.py``. Handing a row on costs its
+squared distance there minus here: a number that no price changes. For each pair of clusters the few
+cheapest rows are *listed*, and a *floor* under what any other row costs is kept. Lists are mended
+only where a search gets: rows that have left stay listed until they come first, and a list that has
+run out is filled anew from all rows of its cluster. So no row is ever out of sight.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pgkmeans_sk.kernels.cheapest import fill_sq_distances
+from pgkmeans_sk.kernels.compile import kernel, part
+from pgkmeans_sk.kernels.points import sq_dist_to
+
+LISTED_PER_ROW = 8
+"""Listed rows, over all pairs of clusters, per row..."""
+MOST_LISTED = 32
+"""...but for one pair from 1 to so many."""
+
+
+class Graph(NamedTuple):
+    """m rows, the K clusters they are in, what handing them on costs, and room to search."""
+
+    points: Any  # Points
+    numbers: np.ndarray  # (m,) int, which rows of ``points``
+    columns: np.ndarray  # (d, K) float64, the centres transposed
+    norms: np.ndarray  # (K,) float64, |c|^2
+    weights: np.ndarray  # (m,) float64
+    own: np.ndarray  # (m,) int32, the cluster of each row
+    own_distances: np.ndarray  # (m,) float64, squared, to its centre
+    prices: np.ndarray  # (K + 1,) float64; that of the sink comes last
+    sizes: np.ndarray  # (K,) float64, weight of each cluster
+    quotas: np.ndarray  # (K,) float64, what the cluster should weigh
+    excess: np.ndarray  # (K + 1,) float64, sizes - quotas; sum of quotas - weight for the sink
+    # The rows of each cluster, linked both ways; -1 ends a list.
+    first: np.ndarray  # (K,) int
+    later: np.ndarray  # (m,) int
+    earlier: np.ndarray  # (m,) int
+    # For each pair of clusters: listed rows by cost, how many, and the floor under all others;
+    # ``least`` is the cost that comes first, or the floor if none is listed.
+    listed: np.ndarray  # (K, K, t) int
+    costs: np.ndarray  # (K, K, t) float64
+    n_listed: np.ndarray  # (K, K) int8
+    floors: np.ndarray  # (K, K) float64
+    least: np.ndarray  # (K, K) float64
+    # Dijkstra's: distance from the source, whether it is final, last step, final nodes in order
+    reach: np.ndarray  # (K + 1,) float64
+    is_final: np.ndarray  # (K + 1,) bool
+    origin: np.ndarray  # (K + 1,) int64
+    carrier: np.ndarray  # (K + 1,) int64, the row handed on; -1 for steps from or to the sink
+    path: np.ndarray  # (K + 1,) int64
+    # Room for a row, for a centre, and for distances.
+    row: np.ndarray  # (d,) float64
+    center: np.ndarray  # (d,) float64
+    sq_dist: np.ndarray  # (K,) float64
+
+
+def open_graph(points, numbers, columns, norms, weights, own, own_distances, prices, sizes, quotas):
+    """A graph of these rows, not yet linked or listed; ``prices`` (K,) are the sink's or not."""
+    n_rows, (n_features, n_clusters) = len(numbers), columns.shape
+    most = int(np.clip(LISTED_PER_ROW * n_rows // n_clusters**2, 1, MOST_LISTED))
+    kind = np.int32 if n_rows < 2**31 else np.int64
+    pairs, nodes = (n_clusters, n_clusters), n_clusters + 1
+    return Graph(
+        points, numbers, columns, norms, weights, own, own_distances, np.append(prices, 0.0),
+        sizes, quotas, np.append(sizes - quotas, quotas.sum() - sizes.sum()),
+        np.full(n_clusters, -1, dtype=kind), *(np.empty(n_rows, dtype=kind) for _ in range(2)),
+        np.empty((*pairs, most), dtype=kind), np.empty((*pairs, most)),
+        np.zeros(pairs, dtype=np.int8), np.full(pairs, np.inf), np.full(pairs, np.inf),
+        np.empty(nodes), np.empty(nodes, dtype=bool),
+        *(np.empty(nodes, dtype=np.int64) for _ in range(3)),
+        np.empty(n_features), np.empty(n_features), np.empty(n_clusters),
+    )  # fmt: skip
+
+
+@kernel
+def list_row(graph, source, target, row, cost):
+    """List a row that costs less than the floor; if there is no room, the dearest is the floor."""
+    costs, listed = graph.costs[source, target], graph.listed[source, target]
+    at = np.int64(graph.n_listed[source, target])
+    if at < costs.size:
+        graph.n_listed[source, target] += 1
+    else:
+        at -= 1
+        graph.floors[source, target] = max(cost, costs[at])
+        if cost >= costs[at]:
+            return
+    while at > 0 and cost < costs[at - 1]:
+        costs[at] = costs[at - 1]
+        listed[at] = listed[at - 1]
+        at -= 1
+    costs[at] = cost
+    listed[at] = row
+    if at == 0:
+        graph.least[source, target] = cost
+
+
+@kernel
+def list_cluster(
+    graph,  # INOUT Graph
+    cluster,  # IN the cluster
+    rows,  # IN its rows, in any order
+):
+    """Link the rows of a cluster and list the cheapest for each other cluster."""
+    n_clusters = graph.sizes.size
+    row_values = np.empty(graph.columns.shape[0], np.float64)
+    sq_dist = np.empty(n_clusters, np.float64)
+    before = np.int64(-1)
+    for row in rows:
+        graph.earlier[row] = before
+        graph.later[row] = -1
+        if before < 0:
+            graph.first[cluster] = row
+        else:
+            graph.later[before] = row
+        before = row
+        number = np.int64(graph.numbers[row])
+        fill_sq_distances(graph.points, number, graph.columns, graph.norms, row_values, sq_dist)
+        here = sq_dist[cluster]
+        for target in range(n_clusters):
+            cost = sq_dist[target] - here
+            if cost < graph.floors[cluster, target] and target != cluster:
+                list_row(graph, cluster, target, row, cost)
+
+
+@kernel
+def list_pair(graph, source, target):
+    """Fill the list of a pair anew, from all rows of ``source``."""
+    graph.floors[source, target] = np.inf
+    graph.least[source, target] = np.inf
+    for t in range(graph.center.size):
+        graph.center[t] = graph.columns[t, target]
+    norm = graph.norms[target]
+    row = np.int64(graph.first[source])
+    while row >= 0:
+        cost = sq_dist_to(graph.points, np.int64(graph.numbers[row]), graph.center, norm)
+        cost -= graph.own_distances[row]
+        if cost < graph.floors[source, target]:
+            list_row(graph, source, target, row, cost)
+        row = np.int64(graph.later[row])
+
+
+@kernel
+def cheapest_row(graph, source, target):
+    """The row that is handed on at least cost, -1 if there is none; brings ``least`` up to date."""
+    costs, listed = graph.costs[source, target], graph.listed[source, target]
+    count = np.int64(graph.n_listed[source, target])
+    gone = np.int64(0)
+    while gone < count and graph.own[listed[gone]] != source:
+        gone += 1
+    if gone > 0:
+        for s in range(gone, count):
+            costs[s - gone] = costs[s]
+            listed[s - gone] = listed[s]
+        count -= gone
+        graph.n_listed[source, target] = count
+    if count == 0 and graph.floors[source, target] < np.inf:
+        list_pair(graph, source, target)
+        count = np.int64(graph.n_listed[source, target])
+    graph.least[source, target] = costs[0] if count > 0 else np.inf
+    return np.int64(listed[0]) if count > 0 else np.int64(-1)
+
+
+@part
+def is_listed(graph, source, target, row):
+    """Whether a row that comes back is listed still."""
+    found = False
+    for s in range(graph.n_listed[source, target]):
+        found |= graph.listed[source, target, s] == row
+    return found
+
+
+@part
+def link_row(graph, row, source, target):
+    """Move a row from the linked rows of one cluster to those of another."""
+    before, behind = np.int64(graph.earlier[row]), np.int64(graph.later[row])
+    if before < 0:
+        graph.first[source] = behind
+    else:
+        graph.later[before] = behind
+    if behind >= 0:
+        graph.earlier[behind] = before
+    behind = np.int64(graph.first[target])
+    graph.earlier[row] = -1
+    graph.later[row] = behind
+    graph.first[target] = row
+    if behind >= 0:
+        graph.earlier[behind] = row
+
+
+@kernel
+def move_row(graph, row, target):
+    """Hand ``row`` on to cluster ``target``, and list it there."""
+    source = np.int64(graph.own[row])
+    link_row(graph, row, source, target)
+    number = np.int64(graph.numbers[row])
+    sq_dist = graph.sq_dist
+    fill_sq_distances(graph.points, number, graph.columns, graph.norms, graph.row, sq_dist)
+    here = sq_dist[target]
+    graph.own[row] = target
+    graph.own_distances[row] = here
+    for other in range(graph.sizes.size):
+        cost = sq_dist[other] - here
+        if cost < graph.floors[target, other] and other != target:
+            if not is_listed(graph, target, other, row):
+                list_row(graph, target, other, row, cost)
+    weight = graph.weights[row]
+    graph.sizes[source] -= weight
+    graph.sizes[target] += weight
+    graph.excess[source] -= weight
+    graph.excess[target] += weight
