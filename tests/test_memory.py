@@ -1,6 +1,6 @@
 """Memory beyond the rows: 16 bytes a row, a few times the centres, and a fixed working set.
 
-Size limits take more: what each row's few cheapest clusters are, and heaps of such pairs.
+Size limits take more: labels and links of rows, and what each pair of clusters could hand on.
 """
 
 import tracemalloc

@@ -20,7 +20,7 @@ from pgkmeans_sk.engines.merging import row_dtype
 from pgkmeans_sk.kernels import cheapest as kernels
 from pgkmeans_sk.kernels.points import Points
 from pgkmeans_sk.kernels.size_limits import balance
-from pgkmeans_sk.kernels.transfers import list_cluster, open_graph
+from pgkmeans_sk.kernels.transfers import link_cluster, open_graph
 from pgkmeans_sk.results import FloatArray, IntArray, SizeLimits
 from pgkmeans_sk.threads import run_tasks
 
@@ -219,10 +219,9 @@ class PricedAssignment:
         counts = np.bincount(level.own, minlength=self._n_clusters)
         ends = np.append(0, np.cumsum(counts))
 
-        def list_rows(cluster: int) -> None:
-            list_cluster(graph, cluster, order[ends[cluster] : ends[cluster + 1]])
+        def link_rows(cluster: int) -> None:
+            link_cluster(graph, cluster, order[ends[cluster] : ends[cluster + 1]])
 
-        run_tasks(list_rows, self._n_clusters, self._rows.n_threads)
-        del order
+        run_tasks(link_rows, self._n_clusters, self._rows.n_threads)
         balance(graph, level.smallest, level.largest, level.tolerance)
         self.prices = graph.prices[:-1] - graph.prices[-1]

@@ -36,10 +36,20 @@ def set_quota(graph, cluster, smallest, largest):
 
 @part
 def reach_node(graph, node, distance, origin):
-    """Note a way to ``node`` if it is the shortest so far."""
-    if not graph.is_final[node] and distance < graph.reach[node]:
-        graph.reach[node] = distance
+    """Note a way to ``node``, which is not final, if it is the shortest so far."""
+    if distance < graph.pending[node]:
+        graph.pending[node] = distance
         graph.origin[node] = origin
+
+
+@kernel
+def reach_clusters(node, distance, price, costs, open_prices, pending, origin):
+    """The same from one cluster to all others; ``open_prices`` keep it from final ones."""
+    for cluster in range(costs.size):
+        there = distance + max(costs[cluster] + open_prices[cluster] - price, 0.0)
+        if there < pending[cluster]:
+            pending[cluster] = there
+            origin[cluster] = node
 
 
 @part
@@ -47,44 +57,62 @@ def leave_node(graph, node, smallest, largest):
     """Try all steps from ``node``; reduced costs below zero are rounding."""
     sink = graph.sizes.size
     distance, price = graph.reach[node], graph.prices[node]
-    if node == sink:
+    if node < sink:
+        if graph.quotas[node] < largest:
+            step = max(graph.open_prices[sink] - price, 0.0)
+            reach_node(graph, sink, distance + step, node)
+        costs = graph.least[node]
+        reach_clusters(node, distance, price, costs, graph.open_prices, graph.pending, graph.origin)
+    else:
         for cluster in range(sink):
             if graph.quotas[cluster] > smallest:
-                step = max(graph.prices[cluster] - price, 0.0)
+                step = max(graph.open_prices[cluster] - price, 0.0)
                 reach_node(graph, cluster, distance + step, node)
-        return
-    if graph.quotas[node] < largest:
-        reach_node(graph, sink, distance + max(graph.prices[sink] - price, 0.0), node)
-    least = graph.least[node]
-    for cluster in range(sink):
-        step = max(least[cluster] + graph.prices[cluster] - price, 0.0)
-        reach_node(graph, cluster, distance + step, node)
 
 
-@part
-def nearest_node(graph):
-    """The node that is nearest to the source and not final; -1 if none can be reached."""
-    nearest, least = np.int64(-1), np.inf
-    for node in range(graph.reach.size):
-        if graph.reach[node] < least and not graph.is_final[node]:
-            least = graph.reach[node]
+@kernel
+def nearest_node(pending, excess, tolerance):
+    """The node that is nearest to the source and not final; -1 if none can be reached.
+
+    Of equally near ones, which equal rows make many, one that ends the search.
+    """
+    nearest, shortest = np.int64(-1), np.inf
+    for node in range(pending.size):
+        if pending[node] <= shortest and (
+            pending[node] < shortest or (shortest < np.inf and excess[node] < -tolerance)
+        ):
+            shortest = pending[node]
             nearest = node
     return nearest
 
 
 @kernel
+def nearest_origin(cluster, path, n_final, least, prices, reach):
+    """The final cluster from which the step to ``cluster`` is shortest, -1 for none; the distance.
+
+    ``path`` holds the final nodes; the sink is left out.
+    """
+    best, shortest = np.int64(-1), np.inf
+    for k in range(n_final):
+        node = path[k]
+        if node < least.shape[0]:
+            step = max(least[node, cluster] + prices[cluster] - prices[node], 0.0)
+            if reach[node] + step < shortest:
+                shortest = reach[node] + step
+                best = node
+    return best, shortest
+
+
+@part
 def reach_again(graph, cluster, n_final, smallest):
     """Look once more for the shortest step from a final node to ``cluster``."""
     sink = graph.sizes.size
-    graph.reach[cluster] = np.inf
-    for k in range(n_final):
-        node = graph.path[k]
-        step = graph.prices[cluster] - graph.prices[node]
-        if node < sink:
-            step += graph.least[node, cluster]
-        elif not graph.quotas[cluster] > smallest:
-            continue
-        reach_node(graph, cluster, graph.reach[node] + max(step, 0.0), node)
+    graph.origin[cluster], graph.pending[cluster] = nearest_origin(
+        cluster, graph.path, n_final, graph.least, graph.prices, graph.reach
+    )
+    if graph.open_prices[sink] == np.inf and graph.quotas[cluster] > smallest:
+        step = max(graph.prices[cluster] - graph.prices[sink], 0.0)
+        reach_node(graph, cluster, graph.reach[sink] + step, sink)
 
 
 @part
@@ -96,14 +124,14 @@ def confirm(graph, node, n_final, smallest):
     sink = graph.sizes.size
     origin = graph.origin[node]
     graph.carrier[node] = -1
-    if origin < 0 or origin == sink or node == sink:
-        return True
-    before = graph.least[origin, node]
-    graph.carrier[node] = cheapest_row(graph, origin, node)
-    if graph.least[origin, node] <= before:
-        return True
-    reach_again(graph, node, n_final, smallest)
-    return False
+    is_confirmed = True
+    if origin >= 0 and origin < sink and node < sink:
+        before = graph.least[origin, node]
+        graph.carrier[node] = cheapest_row(graph, origin, node)
+        if graph.least[origin, node] > before:
+            reach_again(graph, node, n_final, smallest)
+            is_confirmed = False
+    return is_confirmed
 
 
 @kernel
@@ -112,19 +140,21 @@ def find_chain(graph, source, smallest, largest, tolerance):
 
     Returns the end, or -1 if there is no way.
     """
-    graph.reach[:] = np.inf
-    graph.is_final[:] = False
-    graph.reach[source] = 0.0
+    graph.pending[:] = np.inf
+    graph.open_prices[:] = graph.prices
+    graph.pending[source] = 0.0
     graph.origin[source] = -1
     end = np.int64(-1)
     n_final = 0
     while end < 0:
-        node = nearest_node(graph)
+        node = nearest_node(graph.pending, graph.excess, tolerance)
         if node < 0:
             break
         if not confirm(graph, node, n_final, smallest):
             continue
-        graph.is_final[node] = True
+        graph.reach[node] = graph.pending[node]
+        graph.pending[node] = np.inf
+        graph.open_prices[node] = np.inf
         graph.path[n_final] = node
         n_final += 1
         if graph.excess[node] < -tolerance:

@@ -48,9 +48,11 @@ class Graph(NamedTuple):
     n_listed: np.ndarray  # (K, K) int8
     floors: np.ndarray  # (K, K) float64
     least: np.ndarray  # (K, K) float64
-    # Dijkstra's: distance from the source, whether it is final, last step, final nodes in order
+    # Dijkstra's: distance from the source, of final nodes and, if known, of others (else infinite);
+    # prices of nodes that are not final (else infinite); last step; final nodes in order
     reach: np.ndarray  # (K + 1,) float64
-    is_final: np.ndarray  # (K + 1,) bool
+    pending: np.ndarray  # (K + 1,) float64
+    open_prices: np.ndarray  # (K + 1,) float64
     origin: np.ndarray  # (K + 1,) int64
     carrier: np.ndarray  # (K + 1,) int64, the row handed on; -1 for steps from or to the sink
     path: np.ndarray  # (K + 1,) int64
@@ -72,44 +74,66 @@ def open_graph(points, numbers, columns, norms, weights, own, own_distances, pri
         np.full(n_clusters, -1, dtype=kind), *(np.empty(n_rows, dtype=kind) for _ in range(2)),
         np.empty((*pairs, most), dtype=kind), np.empty((*pairs, most)),
         np.zeros(pairs, dtype=np.int8), np.full(pairs, np.inf), np.full(pairs, np.inf),
-        np.empty(nodes), np.empty(nodes, dtype=bool),
+        *(np.empty(nodes) for _ in range(3)),
         *(np.empty(nodes, dtype=np.int64) for _ in range(3)),
         np.empty(n_features), np.empty(n_features), np.empty(n_clusters),
     )  # fmt: skip
 
 
 @kernel
-def list_row(graph, source, target, row, cost):
-    """List a row that costs less than the floor; if there is no room, the dearest is the floor."""
-    costs, listed = graph.costs[source, target], graph.listed[source, target]
-    at = np.int64(graph.n_listed[source, target])
-    if at < costs.size:
-        graph.n_listed[source, target] += 1
+def list_row(listed, costs, n_listed, floors, least, source, target, row, cost):
+    """List a row that costs less than the floor; if there is no room, the dearest is the floor.
+
+    Arrays of the graph, not the graph: kernels that run once for each row and cluster, or for each
+    pair of clusters, would spend most of their time on passing it on and counting references.
+    """
+    at = np.int64(n_listed[source, target])
+    if at < costs.shape[2]:
+        n_listed[source, target] += 1
     else:
         at -= 1
-        graph.floors[source, target] = max(cost, costs[at])
-        if cost >= costs[at]:
+        floors[source, target] = max(cost, costs[source, target, at])
+        if cost >= costs[source, target, at]:
             return
-    while at > 0 and cost < costs[at - 1]:
-        costs[at] = costs[at - 1]
-        listed[at] = listed[at - 1]
+    while at > 0 and cost < costs[source, target, at - 1]:
+        costs[source, target, at] = costs[source, target, at - 1]
+        listed[source, target, at] = listed[source, target, at - 1]
         at -= 1
-    costs[at] = cost
-    listed[at] = row
+    costs[source, target, at] = cost
+    listed[source, target, at] = row
     if at == 0:
-        graph.least[source, target] = cost
+        least[source, target] = cost
 
 
 @kernel
-def list_cluster(
+def list_for_all(listed, costs, n_listed, floors, least, source, row, sq_dist):
+    """List a new row of ``source`` for all other clusters to which it is among the cheapest."""
+    here = sq_dist[source]
+    for target in range(sq_dist.size):
+        cost = sq_dist[target] - here
+        if not cost < floors[source, target] or target == source:
+            continue
+        is_listed = False  # it may have left and come back
+        for s in range(n_listed[source, target]):
+            is_listed |= listed[source, target, s] == row
+        if not is_listed:
+            list_row(listed, costs, n_listed, floors, least, source, target, row, cost)
+
+
+@kernel
+def link_cluster(
     graph,  # INOUT Graph
     cluster,  # IN the cluster
     rows,  # IN its rows, in any order
 ):
-    """Link the rows of a cluster and list the cheapest for each other cluster."""
+    """Link the rows of a cluster, and find the least cost for each other cluster.
+
+    Lists are empty then: only a few pairs will ever be asked for theirs.
+    """
     n_clusters = graph.sizes.size
     row_values = np.empty(graph.columns.shape[0], np.float64)
     sq_dist = np.empty(n_clusters, np.float64)
+    least = np.full(n_clusters, np.inf)
     before = np.int64(-1)
     for row in rows:
         graph.earlier[row] = before
@@ -123,56 +147,51 @@ def list_cluster(
         fill_sq_distances(graph.points, number, graph.columns, graph.norms, row_values, sq_dist)
         here = sq_dist[cluster]
         for target in range(n_clusters):
-            cost = sq_dist[target] - here
-            if cost < graph.floors[cluster, target] and target != cluster:
-                list_row(graph, cluster, target, row, cost)
+            least[target] = min(least[target], sq_dist[target] - here)
+    least[cluster] = np.inf
+    graph.least[cluster] = least
+    graph.floors[cluster] = least
 
 
 @kernel
-def list_pair(graph, source, target):
-    """Fill the list of a pair anew, from all rows of ``source``."""
-    graph.floors[source, target] = np.inf
-    graph.least[source, target] = np.inf
-    for t in range(graph.center.size):
-        graph.center[t] = graph.columns[t, target]
-    norm = graph.norms[target]
-    row = np.int64(graph.first[source])
+def list_pair(
+    listed, costs, n_listed, floors, least,
+    points, numbers, own_distances, first, later, center, norm, source, target,
+):  # fmt: skip
+    """Fill the list of a pair anew, from all rows of ``source``; ``center`` is the target's."""
+    floors[source, target] = np.inf
+    row = np.int64(first[source])
     while row >= 0:
-        cost = sq_dist_to(graph.points, np.int64(graph.numbers[row]), graph.center, norm)
-        cost -= graph.own_distances[row]
-        if cost < graph.floors[source, target]:
-            list_row(graph, source, target, row, cost)
-        row = np.int64(graph.later[row])
-
-
-@kernel
-def cheapest_row(graph, source, target):
-    """The row that is handed on at least cost, -1 if there is none; brings ``least`` up to date."""
-    costs, listed = graph.costs[source, target], graph.listed[source, target]
-    count = np.int64(graph.n_listed[source, target])
-    gone = np.int64(0)
-    while gone < count and graph.own[listed[gone]] != source:
-        gone += 1
-    if gone > 0:
-        for s in range(gone, count):
-            costs[s - gone] = costs[s]
-            listed[s - gone] = listed[s]
-        count -= gone
-        graph.n_listed[source, target] = count
-    if count == 0 and graph.floors[source, target] < np.inf:
-        list_pair(graph, source, target)
-        count = np.int64(graph.n_listed[source, target])
-    graph.least[source, target] = costs[0] if count > 0 else np.inf
-    return np.int64(listed[0]) if count > 0 else np.int64(-1)
+        cost = sq_dist_to(points, np.int64(numbers[row]), center, norm) - own_distances[row]
+        if cost < floors[source, target]:
+            list_row(listed, costs, n_listed, floors, least, source, target, row, cost)
+        row = np.int64(later[row])
 
 
 @part
-def is_listed(graph, source, target, row):
-    """Whether a row that comes back is listed still."""
-    found = False
-    for s in range(graph.n_listed[source, target]):
-        found |= graph.listed[source, target, s] == row
-    return found
+def cheapest_row(graph, source, target):
+    """The row that is handed on at least cost, -1 if there is none; brings ``least`` up to date."""
+    count = np.int64(graph.n_listed[source, target])
+    gone = np.int64(0)
+    while gone < count and graph.own[graph.listed[source, target, gone]] != source:
+        gone += 1
+    if gone > 0:
+        for s in range(gone, count):
+            graph.costs[source, target, s - gone] = graph.costs[source, target, s]
+            graph.listed[source, target, s - gone] = graph.listed[source, target, s]
+        count -= gone
+        graph.n_listed[source, target] = count
+    if count == 0 and graph.floors[source, target] < np.inf:
+        for t in range(graph.center.size):
+            graph.center[t] = graph.columns[t, target]
+        list_pair(
+            graph.listed, graph.costs, graph.n_listed, graph.floors, graph.least,
+            graph.points, graph.numbers, graph.own_distances, graph.first, graph.later,
+            graph.center, graph.norms[target], source, target,
+        )  # fmt: skip
+        count = np.int64(graph.n_listed[source, target])
+    graph.least[source, target] = graph.costs[source, target, 0] if count > 0 else np.inf
+    return np.int64(graph.listed[source, target, 0]) if count > 0 else np.int64(-1)
 
 
 @part
@@ -201,14 +220,12 @@ def move_row(graph, row, target):
     number = np.int64(graph.numbers[row])
     sq_dist = graph.sq_dist
     fill_sq_distances(graph.points, number, graph.columns, graph.norms, graph.row, sq_dist)
-    here = sq_dist[target]
     graph.own[row] = target
-    graph.own_distances[row] = here
-    for other in range(graph.sizes.size):
-        cost = sq_dist[other] - here
-        if cost < graph.floors[target, other] and other != target:
-            if not is_listed(graph, target, other, row):
-                list_row(graph, target, other, row, cost)
+    graph.own_distances[row] = sq_dist[target]
+    list_for_all(
+        graph.listed, graph.costs, graph.n_listed, graph.floors, graph.least,
+        target, row, sq_dist,
+    )  # fmt: skip
     weight = graph.weights[row]
     graph.sizes[source] -= weight
     graph.sizes[target] += weight
