@@ -48,8 +48,9 @@ class Graph(NamedTuple):
     n_listed: np.ndarray  # (K, K) int8
     floors: np.ndarray  # (K, K) float64
     least: np.ndarray  # (K, K) float64
-    # Dijkstra's: distance from the source, of final nodes and, if known, of others (else infinite);
-    # prices of nodes that are not final (else infinite); last step; final nodes in order
+    # Dijkstra's: distance from the source, of final nodes and of others seen (infinite for the
+    # rest); prices of nodes that are not final (infinite for those that are); last step; final
+    # nodes in order.
     reach: np.ndarray  # (K + 1,) float64
     pending: np.ndarray  # (K + 1,) float64
     open_prices: np.ndarray  # (K + 1,) float64
@@ -63,7 +64,7 @@ class Graph(NamedTuple):
 
 
 def open_graph(points, numbers, columns, norms, weights, own, own_distances, prices, sizes, quotas):
-    """A graph of these rows, not yet linked or listed; ``prices`` (K,) are the sink's or not."""
+    """A graph of these rows, not yet linked or listed; ``prices`` (K,) are relative to the sink's."""
     n_rows, (n_features, n_clusters) = len(numbers), columns.shape
     most = int(np.clip(LISTED_PER_ROW * n_rows // n_clusters**2, 1, MOST_LISTED))
     kind = np.int32 if n_rows < 2**31 else np.int64
