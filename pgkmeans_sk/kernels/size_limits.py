@@ -1,7 +1,7 @@
 """Rows handed from cluster to cluster along cheapest chains, until clusters have their sizes.
 
 Assigning rows to clusters of limited weight is a flow: rows -> clusters -> sink. Each cluster has a
-*price*; a row belongs where squared distance + price is least among its candidates (Note [Prices]).
+*price*; a row belongs where squared distance + price is least of all (Note [Prices]).
 A cluster whose weight is not its *quota* passes rows on: a chain of clusters a, b, ..., z is looked
 for along which handing one row each costs least (successive shortest paths, Dijkstra with prices
 as potentials: Edmonds & Karp 1972). The nodes are the K clusters and the sink, never the rows.

@@ -64,7 +64,7 @@ class Graph(NamedTuple):
 
 
 def open_graph(points, numbers, columns, norms, weights, own, own_distances, prices, sizes, quotas):
-    """A graph of these rows, not yet linked or listed; ``prices`` (K,) are relative to the sink's."""
+    """A graph of these rows, not yet linked; ``prices`` (K,) are relative to the sink's."""
     n_rows, (n_features, n_clusters) = len(numbers), columns.shape
     most = int(np.clip(LISTED_PER_ROW * n_rows // n_clusters**2, 1, MOST_LISTED))
     kind = np.int32 if n_rows < 2**31 else np.int64
