@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
 
 from pgkmeans_sk import PGKMeans, pg_kmeans
-from pgkmeans_sk.engines import numba_cpu
+from pgkmeans_sk.engines import numba_cpu, numba_limits
 from pgkmeans_sk.kernels.directions import to_directions
 from pgkmeans_sk.results import SizeLimits
 from tests import reference
@@ -135,6 +136,69 @@ def test_assignment_of_many_rows_is_optimal_by_its_prices(engine):
     assert sizes.max() <= 1800
     assert (sizes[prices > 0] == 1800).all()
     assert (sizes[prices < 0] == 1500).all()
+
+
+def forty_blobs(n_rows, seed):
+    """Rows in blobs of very different sizes, so far apart that no row is near to another one."""
+    rng = np.random.default_rng(seed)
+    means, shares = rng.normal(0.0, 4.0, size=(40, 8)), rng.dirichlet(np.ones(40))
+    return rng.standard_normal((n_rows, 8)) + means[rng.choice(40, n_rows, p=shares)]
+
+
+def assert_optimal_by_prices(costs, labels, prices, smallest, largest):
+    """Complementary slackness, which proves that no assignment within the limits costs less."""
+    sizes = np.bincount(labels, minlength=len(prices))
+    assert smallest <= sizes.min()
+    assert sizes.max() <= largest
+    rounding = 1e-11 * (costs.max() + np.abs(prices).max())
+    priced = costs + prices
+    assert (priced[np.arange(len(labels)), labels] <= priced.min(axis=1) + rounding).all()
+    assert (sizes[prices > rounding] == largest).all()
+    assert (sizes[prices < -rounding] == smallest).all()
+
+
+@pytest.mark.parametrize("n_clusters", [25, 50, 100])
+@pytest.mark.parametrize("seed", [0, 1])
+@forms
+def test_rows_leave_far_blobs_at_least_cost(engine, monkeypatch, form, n_clusters, seed):
+    """More clusters in a blob than rows of the size allowed, and far to go for the others."""
+    caught = numba_limits.kernels.enforce_limits
+
+    def catch_nothing(*arguments):
+        labels, before = arguments[5], arguments[5].copy()
+        caught(*arguments)
+        np.testing.assert_array_equal(labels, before)
+
+    monkeypatch.setattr(numba_limits.kernels, "enforce_limits", catch_nothing)
+    share = 20
+    X = forty_blobs(share * n_clusters, seed)
+    centers = PGKMeans(n_clusters, random_state=0, max_iter=5).fit(X).cluster_centers_
+    costs = reference.sq_distances(X, centers)
+    opened = engine(form(X))
+    for smallest, largest in ((share, share), (0.8 * share, 1.3 * share), (0, 1.1 * share)):
+        limits = SizeLimits(smallest, largest)
+        prices, _ = opened.assign_within(centers, limits, None)
+        assert_optimal_by_prices(costs, opened.labels, prices, max(smallest, 1), largest)
+        if smallest == largest:
+            found = costs[np.arange(len(X)), opened.labels].sum()
+            matched, slots = linear_sum_assignment(np.repeat(costs, share, axis=1))
+            assert found <= costs[matched, slots // share].sum() * (1.0 + 1e-9)
+        # From prices that are off: the centres have moved since.
+        moved = np.ascontiguousarray(centers + 0.1 * np.sin(np.arange(centers.size)).reshape(-1, 8))
+        prices, _ = opened.assign_within(moved, limits, prices)
+        priced = reference.sq_distances(X, moved)
+        assert_optimal_by_prices(priced, opened.labels, prices, max(smallest, 1), largest)
+
+
+def test_rows_leave_far_blobs_on_every_level(engine):
+    """Enough rows that prices are found from fewer of them first."""
+    X = forty_blobs(12_000, 3)
+    centers = PGKMeans(60, random_state=0, max_iter=3).fit(X).cluster_centers_
+    opened = engine(X)
+    for smallest, largest in ((200, 200), (150, 270)):
+        prices, _ = opened.assign_within(centers, SizeLimits(smallest, largest), None)
+        costs = reference.sq_distances(X, centers)
+        assert_optimal_by_prices(costs, opened.labels, prices, smallest, largest)
 
 
 # ------------------------------------------------------------------ limits hold

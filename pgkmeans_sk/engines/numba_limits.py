@@ -1,10 +1,10 @@
 """Assignment within size limits for the engine of ``numba_cpu.py``: which rows take part, and when.
 
 From few rows to all: prices that balance a quarter of the rows are nearly right for all of them, so
-that few rows, about sqrt(K n), are left to be handed on one by one. Each round ends with a look at
-all rows at the prices found: those that another cluster costs less move there, whether it was
-among their candidates or not, and the next round mends the sizes. When none moves, the assignment
-is optimal for these centres (up to rounding, and to a rest where weights are unequal).
+that few rows, about sqrt(K n), are left to be handed on one by one. Each row goes where it costs
+least at these prices, over all K clusters; then chains mend the sizes, and keep every row where it
+costs least. What comes out is optimal for these centres (up to rounding, and to a rest where
+weights are unequal).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.merging import row_dtype
-from pgkmeans_sk.kernels import candidates as kernels
+from pgkmeans_sk.kernels import cheapest as kernels
 from pgkmeans_sk.kernels.points import Points
-from pgkmeans_sk.kernels.row_heaps import N_CANDIDATES, open_graph
 from pgkmeans_sk.kernels.size_limits import balance
+from pgkmeans_sk.kernels.transfers import link_cluster, open_graph
 from pgkmeans_sk.results import FloatArray, IntArray, SizeLimits
 from pgkmeans_sk.threads import run_tasks
 
@@ -30,10 +30,6 @@ COARSEST_ROWS = 16
 """Rows per cluster, at least, on any level."""
 WARM_EXCESS = 2.0
 """From so much excess on, relative to sqrt(K n), fewer rows are balanced first."""
-BORDER_ROWS = 32
-"""Rows per cluster, at least, whose cheapest move is known from the beginning."""
-TIE_PENALTY = 1e-9
-COARSE_ROUNDS, FINE_ROUNDS = 3, 40
 MAX_CHUNKS = 64
 CHUNK_WORK = 1_000_000
 
@@ -46,22 +42,15 @@ def chunk_ends(n_rows: int, n_wanted: int) -> IntArray:
 
 @dataclass
 class _Level:
-    """Some of the rows, with their candidates and labels."""
+    """Some of the rows, with their labels."""
 
     numbers: NDArray[Any]  # (m,) which rows
     weights: FloatArray  # (m,)
     smallest: float  # limits of a cluster's weight among these rows
     largest: float
     tolerance: float
-    candidates: NDArray[np.int32]  # (m, c)
-    distances: FloatArray  # (m, c) squared
-    bounds: FloatArray  # (m,)
-    scans: NDArray[np.int32]  # (m,) number of the prices that the row was looked at with
     own: NDArray[np.int32]  # (m,)
-    own_distances: FloatArray  # (m,)
-    margins: FloatArray  # (m,)
-    stuck: NDArray[np.bool_]  # (K + 1,) clusters that no row could leave since the last gain
-    least_excess: float = np.inf
+    own_distances: FloatArray  # (m,) squared
 
 
 class RowsWithin:
@@ -136,14 +125,13 @@ class PricedAssignment:
             np.einsum("jt,jt->j", exact, exact),
         )
         self._limits = rows.limits(limits, self._n_clusters)
-        self._scans: list[FloatArray] = []
         self.prices = prices.copy()
 
     # ---------------------------------------------------------------- levels
 
     def solve(self, own: NDArray[np.int32] | None) -> NDArray[np.int32]:
         """Labels (m,) of the rows of positive weight, in place of ``own`` or from nothing."""
-        labels = self._solve_level(None, own, cold=own is None, n_rounds=FINE_ROUNDS)
+        labels = self._solve_level(None, own, cold=own is None)
         smallest, largest = self._limits
         sizes = np.bincount(labels, self._rows.weights, minlength=self._n_clusters)
         counts = np.bincount(labels, minlength=self._n_clusters)
@@ -155,39 +143,26 @@ class PricedAssignment:
         return labels
 
     def _solve_level(
-        self,
-        positions: NDArray[Any] | None,
-        own: NDArray[np.int32] | None,
-        cold: bool,
-        n_rounds: int,
+        self, positions: NDArray[Any] | None, own: NDArray[np.int32] | None, cold: bool
     ) -> NDArray[np.int32]:
         """Balance the rows at ``positions``, all for None; the prices found stay behind."""
         n_rows = len(self._rows.numbers if positions is None else positions)
         n_fewer = n_rows // COARSENING
         can_coarsen = n_fewer >= COARSEST_ROWS * self._n_clusters
         if cold and can_coarsen:
-            self._solve_level(self._rows.sample(n_fewer), None, cold, COARSE_ROUNDS)
+            self._solve_level(self._rows.sample(n_fewer), None, cold)
         level = self._open(positions, own)
-        for n_round in range(n_rounds):
+        self._choose(level)
+        usual = level.weights.mean() * np.sqrt(self._n_clusters * n_rows)
+        if not cold and can_coarsen and self._excess(level) > WARM_EXCESS * usual:
+            self._solve_level(self._rows.sample(n_fewer), None, False)
             self._choose(level)
-            sizes, quotas = self._sizes_and_quotas(level)
-            excess = float(np.maximum(sizes - quotas, 0.0).sum())
-            excess = max(excess, float(np.maximum(quotas - sizes, 0.0).sum()))
-            if excess <= level.tolerance:
-                break
-            if excess < level.least_excess - level.tolerance:
-                level.least_excess = excess
-                level.stuck[:] = False
-            usual = level.weights.mean() * np.sqrt(self._n_clusters * n_rows)
-            if n_round == 0 and not cold and can_coarsen and excess > WARM_EXCESS * usual:
-                self._solve_level(self._rows.sample(n_fewer), None, False, COARSE_ROUNDS)
-                continue
-            if not self._balance(level, sizes, quotas):
-                break
+        if self._excess(level) > level.tolerance:
+            self._balance(level)
         return level.own
 
     def _open(self, positions: NDArray[Any] | None, own: NDArray[np.int32] | None) -> _Level:
-        """A level of the rows at ``positions``, looked at; ``own`` are their labels, if any."""
+        """A level of the rows at ``positions``; ``own`` are their labels, if any."""
         numbers, weights = self._rows.numbers, self._rows.weights
         smallest, largest = self._limits
         if positions is not None:
@@ -197,50 +172,26 @@ class PricedAssignment:
             if self._rows.are_equal:
                 smallest, largest = np.floor(smallest), np.ceil(largest)
         n_rows = len(numbers)
-        level = _Level(
+        return _Level(
             numbers, weights, float(smallest), float(largest),
             0.5 if self._rows.are_equal else 1e-6 * float(weights.mean()),
-            np.empty((n_rows, N_CANDIDATES), dtype=np.int32), np.empty((n_rows, N_CANDIDATES)),
-            np.empty(n_rows), np.empty(n_rows, dtype=np.int32),
-            np.full(n_rows, -1, dtype=np.int32) if own is None else own,
-            np.empty(n_rows), np.empty(n_rows), np.zeros(self._n_clusters + 1, dtype=bool),
+            np.full(n_rows, -1, dtype=np.int32) if own is None else own, np.empty(n_rows),
         )  # fmt: skip
-        self._look(level, np.arange(n_rows))
-        return level
 
     # ---------------------------------------------------------------- rows
 
-    def _over(self, n_rows: int, task: Callable[[int, int], None]) -> None:
-        """Call ``task(start, stop)`` for chunks of so many rows."""
-        ends = chunk_ends(n_rows, n_rows * self._columns.size // CHUNK_WORK)
-        run_tasks(lambda c: task(ends[c], ends[c + 1]), len(ends) - 1, self._rows.n_threads)
-
-    def _look(self, level: _Level, which: IntArray, penalties: FloatArray | float = 0.0) -> None:
-        """Find the candidates of the rows ``which`` at the present prices, plus ``penalties``."""
-        prices = self.prices + penalties
-
-        def look_at(start: int, stop: int) -> None:
-            kernels.find_candidates(
-                self._rows.points, level.numbers, which, start, stop, self._columns, self._norms,
-                prices, level.candidates, level.distances, level.bounds,
-            )  # fmt: skip
-
-        self._over(len(which), look_at)
-        level.scans[which] = len(self._scans)
-        self._scans.append(self.prices.copy())  # penalties count as rounding
-
     def _choose(self, level: _Level) -> None:
         """Each row goes to its cheapest cluster of all."""
-        doubtful = np.ones(len(level.own), dtype=bool)
-        for _ in range(3):  # looked at again, a row is in no doubt; a third time is rounding
-            falls = np.array([(self.prices - before).min() for before in self._scans])
+        n_rows = len(level.own)
+        ends = chunk_ends(n_rows, n_rows * self._columns.size // CHUNK_WORK)
+
+        def choose(c: int) -> None:
             kernels.choose_cheapest(
-                level.candidates, level.distances, level.bounds + falls[level.scans], self.prices,
-                level.own, level.own_distances, level.margins, doubtful,
+                self._rows.points, level.numbers, ends[c], ends[c + 1], self._columns, self._norms,
+                self.prices, level.own, level.own_distances,
             )  # fmt: skip
-            if not doubtful.any():
-                break
-            self._look(level, np.flatnonzero(doubtful))
+
+        run_tasks(choose, len(ends) - 1, self._rows.n_threads)
 
     # ---------------------------------------------------------------- clusters
 
@@ -252,54 +203,25 @@ class PricedAssignment:
         quotas[self.prices < 0.0] = level.smallest
         return sizes, quotas
 
-    def _balance(self, level: _Level, sizes: FloatArray, quotas: FloatArray) -> bool:
-        """Hand rows on until quotas are met or nobody can; returns whether anything changed."""
-        before = np.abs(np.append(sizes - quotas, quotas.sum() - sizes.sum())).sum()
-        bands = self._bands(level, before)
+    def _excess(self, level: _Level) -> float:
+        """Weight that has to leave the clusters it is in, or to come to others."""
+        sizes, quotas = self._sizes_and_quotas(level)
+        too_much = float(np.maximum(sizes - quotas, 0.0).sum())
+        return max(too_much, float(np.maximum(quotas - sizes, 0.0).sum()))
+
+    def _balance(self, level: _Level) -> None:
+        """Hand rows on until quotas are met or nobody can."""
         graph = cast(Any, open_graph)(
-            level.candidates, level.distances, level.weights, level.own, level.own_distances,
-            self.prices, sizes, quotas,
+            self._rows.points, level.numbers, self._columns, self._norms, level.weights, level.own,
+            level.own_distances, self.prices, *self._sizes_and_quotas(level),
         )  # fmt: skip
-        stuck = np.zeros(self._n_clusters + 1, dtype=bool)
-        is_stuck = balance(graph, level.smallest, level.largest, level.tolerance, bands, stuck)
-        self.prices, excess = graph.prices[:-1] - graph.prices[-1], graph.excess
-        del graph  # with its heaps, which take most of the memory
-        if is_stuck:
-            # Sets of clusters can take turns in being stuck: hence out of all that were.
-            level.stuck |= stuck
-            return self._open_exits(level, excess)
-        return bool(np.abs(excess).sum() < before - level.tolerance)
+        order = np.argsort(level.own, kind="stable").astype(graph.later.dtype)
+        counts = np.bincount(level.own, minlength=self._n_clusters)
+        ends = np.append(0, np.cumsum(counts))
 
-    def _bands(self, level: _Level, excess: float) -> FloatArray:
-        """Costs up to which entries are handed over: of few rows at first, then four times more."""
-        wanted = BORDER_ROWS * self._n_clusters + 2 * excess / level.weights.mean()
-        n_bands = max(0, int(np.ceil(np.log(len(level.margins) / wanted) / np.log(4))))
-        counts = (wanted * 4.0 ** np.arange(n_bands)).astype(np.int64)
-        return np.append(np.partition(level.margins, counts)[counts], np.inf)
+        def link_rows(cluster: int) -> None:
+            link_cluster(graph, cluster, order[ends[cluster] : ends[cluster + 1]])
 
-    def _open_exits(self, level: _Level, excess: FloatArray) -> bool:
-        """Raise the prices of clusters that no row can leave, until as many as should will."""
-        inside, exits = level.stuck[:-1], np.empty(len(level.own))
-
-        def look_at(start: int, stop: int) -> None:
-            kernels.find_exits(
-                self._rows.points, level.numbers, start, stop, self._columns, self._norms,
-                self.prices, level.own, inside, exits,
-            )  # fmt: skip
-
-        self._over(len(exits), look_at)
-        order = np.argsort(exits, kind="stable")
-        surplus = np.maximum(excess[level.stuck], 0.0).sum()
-        last = np.searchsorted(np.cumsum(level.weights[order]), surplus - level.tolerance)
-        leaving = order[: last + 1]
-        leaving = leaving[exits[leaving] < np.inf]
-        if not len(leaving):
-            return False
-        raised = max(exits[leaving[-1]], 0.0)
-        self.prices[inside] += raised
-        # Of clusters that cost the same, those that lack rows come first.
-        scale = max(level.distances[:, 0].mean(), np.abs(self.prices).max()) or 1.0
-        lack = excess[:-1] < -level.tolerance
-        self._look(level, leaving, np.where(lack, 0.0, TIE_PENALTY * scale))
-        level.own[leaving] = level.candidates[leaving, 0]
-        return True
+        run_tasks(link_rows, self._n_clusters, self._rows.n_threads)
+        balance(graph, level.smallest, level.largest, level.tolerance)
+        self.prices = graph.prices[:-1] - graph.prices[-1]

@@ -1,7 +1,7 @@
 """Rows handed from cluster to cluster along cheapest chains, until clusters have their sizes.
 
 Assigning rows to clusters of limited weight is a flow: rows -> clusters -> sink. Each cluster has a
-*price*; a row belongs where squared distance + price is least among its candidates (Note [Prices]).
+*price*; a row belongs where squared distance + price is least of all (Note [Prices]).
 A cluster whose weight is not its *quota* passes rows on: a chain of clusters a, b, ..., z is looked
 for along which handing one row each costs least (successive shortest paths, Dijkstra with prices
 as potentials: Edmonds & Karp 1972). The nodes are the K clusters and the sink, never the rows.
@@ -20,10 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel, part
-from pgkmeans_sk.kernels.row_heaps import N_CANDIDATES, add_entries, move_row
-
-BEYOND = -2
-"""Stands for the end of a chain if entries that are on no heap might shorten it."""
+from pgkmeans_sk.kernels.transfers import cheapest_row, move_row
 
 
 @part
@@ -38,124 +35,137 @@ def set_quota(graph, cluster, smallest, largest):
 
 
 @part
-def comes_first(graph, node, other):
-    """Whether ``node`` leaves the queue before ``other``: it is nearer, or as near and lower."""
-    first, second = graph.reach[node], graph.reach[other]
-    return first < second or (first == second and node < other)
+def reach_node(graph, node, distance, origin):
+    """Note a way to ``node``, which is not final, if it is the shortest so far."""
+    if distance < graph.pending[node]:
+        graph.pending[node] = distance
+        graph.origin[node] = origin
+
+
+@kernel
+def reach_clusters(node, distance, price, costs, open_prices, pending, origin):
+    """The same from one cluster to all others; ``open_prices`` keep it from final ones."""
+    for cluster in range(costs.size):
+        there = distance + max(costs[cluster] + open_prices[cluster] - price, 0.0)
+        if there < pending[cluster]:
+            pending[cluster] = there
+            origin[cluster] = node
 
 
 @part
-def move_up(graph, at, node):
-    """Let ``node``, at place ``at`` of the queue or about to be, rise to where it belongs."""
-    while at > 0:
-        parent = graph.queue[(at - 1) // 2]
-        if not comes_first(graph, node, parent):
-            break
-        graph.queue[at] = parent
-        graph.place[parent] = at
-        at = (at - 1) // 2
-    graph.queue[at] = node
-    graph.place[node] = at
+def leave_node(graph, node, smallest, largest):
+    """Try all steps from ``node``; reduced costs below zero are rounding."""
+    sink = graph.sizes.size
+    distance, price = graph.reach[node], graph.prices[node]
+    if node < sink:
+        if graph.quotas[node] < largest:
+            step = max(graph.open_prices[sink] - price, 0.0)
+            reach_node(graph, sink, distance + step, node)
+        costs = graph.least[node]
+        reach_clusters(node, distance, price, costs, graph.open_prices, graph.pending, graph.origin)
+    else:
+        for cluster in range(sink):
+            if graph.quotas[cluster] > smallest:
+                step = max(graph.open_prices[cluster] - price, 0.0)
+                reach_node(graph, cluster, distance + step, node)
 
 
-@part
-def take_nearest(graph):
-    """Take the node with the least distance off the queue."""
-    nearest = graph.queue[0]
-    graph.n_queued[0] -= 1
-    count = graph.n_queued[0]
-    node = graph.queue[count]
-    at = np.int64(0)
-    while 2 * at + 1 < count:
-        below = 2 * at + 1
-        if below + 1 < count and comes_first(graph, graph.queue[below + 1], graph.queue[below]):
-            below += 1
-        if not comes_first(graph, graph.queue[below], node):
-            break
-        graph.queue[at] = graph.queue[below]
-        graph.place[graph.queue[at]] = at
-        at = below
-    graph.queue[at] = node
-    graph.place[node] = at
+@kernel
+def nearest_node(pending, excess, tolerance):
+    """The node that is nearest to the source and not final; -1 if none can be reached.
+
+    Of equally near ones, which equal rows make many, one that ends the search.
+    """
+    nearest, shortest = np.int64(-1), np.inf
+    for node in range(pending.size):
+        if pending[node] <= shortest and (
+            pending[node] < shortest or (shortest < np.inf and excess[node] < -tolerance)
+        ):
+            shortest = pending[node]
+            nearest = node
     return nearest
 
 
 @kernel
-def reach_node(graph, node, distance, origin, carrier, n_seen):
-    """Note a way to ``node``, if it is the shortest so far; returns how many nodes were seen."""
-    if graph.state[node] == 2 or not distance < graph.reach[node]:
-        return n_seen
-    if graph.state[node] == 0:
-        graph.state[node] = 1
-        graph.seen[n_seen] = node
-        n_seen += 1
-        graph.place[node] = graph.n_queued[0]
-        graph.n_queued[0] += 1
-    graph.reach[node] = distance
-    move_up(graph, graph.place[node], node)
-    graph.origin[node] = origin
-    graph.carrier[node] = carrier
-    return n_seen
+def nearest_origin(cluster, path, n_final, least, prices, reach):
+    """The final cluster from which the step to ``cluster`` is shortest, -1 for none; the distance.
+
+    ``path`` holds the final nodes; the sink is left out.
+    """
+    best, shortest = np.int64(-1), np.inf
+    for k in range(n_final):
+        node = path[k]
+        if node < least.shape[0]:
+            step = max(least[node, cluster] + prices[cluster] - prices[node], 0.0)
+            if reach[node] + step < shortest:
+                shortest = reach[node] + step
+                best = node
+    return best, shortest
 
 
 @part
-def leave_node(graph, node, smallest, largest, n_seen):
-    """Try all steps from ``node``; reduced costs below zero are rounding."""
+def reach_again(graph, cluster, n_final, smallest):
+    """Look once more for the shortest step from a final node to ``cluster``."""
     sink = graph.sizes.size
-    distance, price = graph.reach[node], graph.prices[node]
-    if node == sink:
-        for cluster in range(sink):
-            if graph.quotas[cluster] > smallest:
-                step = max(graph.prices[cluster] - price, 0.0)
-                n_seen = reach_node(graph, cluster, distance + step, node, np.int64(-1), n_seen)
-        return n_seen
-    if graph.quotas[node] < largest:
-        step = max(graph.prices[sink] - price, 0.0)
-        n_seen = reach_node(graph, sink, distance + step, node, np.int64(-1), n_seen)
-    at = graph.first_edges[node]
-    while at >= 0:
-        entry = graph.edge_tops[at]
-        if entry >= 0:
-            end = graph.edge_keys[at] % sink
-            step = max(graph.edge_costs[at] + graph.prices[end] - price, 0.0)
-            row = entry // N_CANDIDATES
-            n_seen = reach_node(graph, end, distance + step, node, row, n_seen)
-        at = graph.edge_after[at]
-    return n_seen
+    graph.origin[cluster], graph.pending[cluster] = nearest_origin(
+        cluster, graph.path, n_final, graph.least, graph.prices, graph.reach
+    )
+    if graph.open_prices[sink] == np.inf and graph.quotas[cluster] > smallest:
+        step = max(graph.prices[cluster] - graph.prices[sink], 0.0)
+        reach_node(graph, cluster, graph.reach[sink] + step, sink)
 
 
 @part
-def find_chain(graph, source, smallest, largest, tolerance, dearest):
-    """Shortest way from ``source`` to a node below its quota; prices are raised along it.
+def confirm(graph, node, n_final, smallest):
+    """Name the row that makes the last step to ``node``.
 
-    Entries that cost more than ``dearest`` at the first prices are not known. Since then, the price
-    of their clusters can have risen by as much as makes them cheaper: the search ends there.
-    Returns the end, -1 if there is no way or BEYOND, and how many nodes are in ``graph.seen``.
+    False if that step was thought to cost less than it does; the next best one is noted then.
     """
     sink = graph.sizes.size
-    horizon = np.inf
-    graph.n_queued[0] = 0
-    n_seen = reach_node(graph, source, 0.0, np.int64(-1), np.int64(-1), np.int64(0))
-    end = -1
+    origin = graph.origin[node]
+    graph.carrier[node] = -1
+    is_confirmed = True
+    if origin >= 0 and origin < sink and node < sink:
+        before = graph.least[origin, node]
+        graph.carrier[node] = cheapest_row(graph, origin, node)
+        if graph.least[origin, node] > before:
+            reach_again(graph, node, n_final, smallest)
+            is_confirmed = False
+    return is_confirmed
+
+
+@kernel
+def find_chain(graph, source, smallest, largest, tolerance):
+    """Shortest way from ``source`` to a node below its quota; prices are raised along it.
+
+    Returns the end, or -1 if there is no way.
+    """
+    graph.pending[:] = np.inf
+    graph.open_prices[:] = graph.prices
+    graph.pending[source] = 0.0
+    graph.origin[source] = -1
+    end = np.int64(-1)
+    n_final = 0
     while end < 0:
-        if graph.n_queued[0] == 0 or graph.reach[graph.queue[0]] > horizon:
-            end = -1 if horizon == np.inf else BEYOND
+        node = nearest_node(graph.pending, graph.excess, tolerance)
+        if node < 0:
             break
-        node = take_nearest(graph)
-        graph.state[node] = 2
-        if node < sink:
-            rise = graph.prices[node] - graph.first_prices[node]
-            horizon = min(horizon, graph.reach[node] + max(dearest - rise, 0.0))
+        if not confirm(graph, node, n_final, smallest):
+            continue
+        graph.reach[node] = graph.pending[node]
+        graph.pending[node] = np.inf
+        graph.open_prices[node] = np.inf
+        graph.path[n_final] = node
+        n_final += 1
         if graph.excess[node] < -tolerance:
             end = node
         else:
-            n_seen = leave_node(graph, node, smallest, largest, n_seen)
+            leave_node(graph, node, smallest, largest)
     if end >= 0:
-        for k in range(n_seen):
-            node = graph.seen[k]
-            if graph.state[node] == 2:
-                graph.prices[node] += graph.reach[end] - graph.reach[node]
-    return end, n_seen
+        for k in range(n_final):
+            node = graph.path[k]
+            graph.prices[node] += graph.reach[end] - graph.reach[node]
+    return end
 
 
 @part
@@ -207,34 +217,17 @@ def balance(
     smallest,  # IN float64, limits of a cluster's weight
     largest,  # IN float64
     tolerance,  # IN float64, weight that does not count
-    bands,  # IN (b,) float64, rising to inf: what entries cost that are added together
-    stuck,  # OUT (K + 1,) bool, zeros at first
 ):
-    """Bring all clusters to their quotas as far as the rows' candidates allow.
+    """Bring all clusters to their quotas; with unequal weights, until no chain brings one nearer.
 
-    Returns whether a source was found from which no chain leads to a cluster below its quota; the
-    nodes that it reaches are ``stuck`` then.
+    A chain that was of no use to one source is tried again after others have changed it.
     """
-    n_nodes = graph.excess.size
-    band = 0
-    for row in range(graph.own.size):
-        add_entries(graph, row, bands[band])
-    for source in range(n_nodes):
-        while graph.excess[source] > tolerance:
-            end, n_seen = find_chain(graph, source, smallest, largest, tolerance, bands[band])
-            moved = end >= 0 and hand_on(graph, end, smallest, largest, tolerance)
-            for k in range(n_seen):
-                node = graph.seen[k]
-                if end == -1:
-                    stuck[node] = True
-                graph.state[node] = 0
-                graph.reach[node] = np.inf
-            if end == -1:
-                return True
-            if end == BEYOND:
-                band += 1
-                for row in range(graph.own.size):
-                    add_entries(graph, row, bands[band])
-            elif not moved:
-                break
-    return False
+    progress = True
+    while progress:
+        progress = False
+        for source in range(graph.excess.size):
+            while graph.excess[source] > tolerance:
+                end = find_chain(graph, source, smallest, largest, tolerance)
+                if end < 0 or not hand_on(graph, end, smallest, largest, tolerance):
+                    break
+                progress = True

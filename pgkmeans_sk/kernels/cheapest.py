@@ -1,8 +1,6 @@
-"""Each row's few cheapest clusters at given prices, and a net for what they cannot do.
+"""Each row's cheapest cluster at given prices, and a net for what prices cannot do.
 
-The price of a cluster is added to squared distances (``size_limits.py``). A row's *candidates* are
-the c clusters that cost it least when it was looked at; its *bound* is what the next one would have
-cost. As long as prices change little, the bound proves that no other cluster is cheaper.
+The price of a cluster is added to squared distances (``size_limits.py``).
 """
 
 from __future__ import annotations
@@ -49,121 +47,43 @@ def _fill_sq_distances(points, i, columns, norms, row, sq_dist):
 
 
 @kernel
-def find_candidates(
-    points,  # IN Points
-    numbers,  # IN (m,) int, rows
-    which,  # IN (w,) int64, positions of those to look at
-    start,  # IN first of ``which`` in this chunk
-    stop,  # IN one past the last
-    columns,  # IN (d, K) float64, the centres transposed
-    norms,  # IN (K,) float64, |c|^2
-    prices,  # IN (K,) float64
-    candidates,  # OUT (m, c) int32, cheapest first; ties differ from row to row
-    distances,  # OUT (m, c) float64, squared, without the price
-    bounds,  # OUT (m,) float64, squared distance + price of the next one; inf if there is none
-):
-    """Look for the cheapest clusters of the rows at positions ``which[start:stop]``.
-
-    Equal rows start at different clusters: if many cost the same, all get their share of rows.
-    """
-    n_features, n_clusters = columns.shape
-    n_candidates = candidates.shape[1]
-    row = np.empty(n_features, np.float64)
-    sq_dist = np.empty(n_clusters, np.float64)
-    costs = np.empty(n_candidates + 1, np.float64)
-    cheapest = np.empty(n_candidates + 1, np.int32)
-    for k in which[start:stop]:
-        number = np.int64(numbers[k])
-        fill_sq_distances(points, number, columns, norms, row, sq_dist)
-        for s in range(n_candidates + 1):
-            costs[s] = np.inf
-            cheapest[s] = -1
-        first = number * SPREAD % 2**32 % n_clusters
-        for step in range(n_clusters):
-            j = first + step
-            j -= n_clusters if j >= n_clusters else 0
-            cost = sq_dist[j] + prices[j]
-            if cost < costs[n_candidates]:
-                s = n_candidates
-                while s > 0 and cost < costs[s - 1]:
-                    costs[s] = costs[s - 1]
-                    cheapest[s] = cheapest[s - 1]
-                    s -= 1
-                costs[s] = cost
-                cheapest[s] = j
-        for s in range(n_candidates):
-            candidates[k, s] = cheapest[s]
-            distances[k, s] = sq_dist[cheapest[s]] if cheapest[s] >= 0 else np.inf
-        bounds[k] = costs[n_candidates]
-
-
-@kernel
 def choose_cheapest(
-    candidates,  # IN (m, c) int32
-    distances,  # IN (m, c) float64
-    floors,  # IN (m,) float64, what any other cluster costs at least
-    prices,  # IN (K,) float64
-    own,  # INOUT (m,) int32, the cluster of each row; -1 for none yet
-    own_distances,  # OUT (m,) float64
-    margins,  # OUT (m,) float64, by how much the next candidate costs more
-    doubtful,  # OUT (m,) bool, whether a cluster that is no candidate may cost less
-):
-    """Move each row to its cheapest candidate, unless its own cluster is one of several such."""
-    for k in range(own.size):
-        best = np.inf
-        second = np.inf
-        best_slot = 0
-        own_slot = -1
-        for s in range(candidates.shape[1]):
-            j = candidates[k, s]
-            if j < 0:
-                continue
-            cost = distances[k, s] + prices[j]
-            if j == own[k]:
-                own_slot = s
-            if cost < best:
-                second = best
-                best = cost
-                best_slot = s
-            elif cost < second:
-                second = cost
-        j = candidates[k, best_slot]
-        slack = SLACK * (distances[k, best_slot] + abs(prices[j]))
-        if own_slot >= 0 and own_slot != best_slot:
-            price = prices[own[k]]
-            slack += SLACK * (distances[k, own_slot] + abs(price))
-            if distances[k, own_slot] + price <= best + slack:
-                best_slot = own_slot
-                second = best
-        own[k] = candidates[k, best_slot]
-        own_distances[k] = distances[k, best_slot]
-        margins[k] = second - best
-        doubtful[k] = best > floors[k] + slack
-
-
-@kernel
-def find_exits(
     points,  # IN Points
     numbers,  # IN (m,) int, rows
     start,  # IN first of them in this chunk
     stop,  # IN one past the last
-    columns, norms, prices,  # IN as above
-    own,  # IN (m,) int32
-    inside,  # IN (K,) bool
-    exits,  # OUT (m,) float64
-):  # fmt: skip
-    """What it costs each row to leave the clusters ``inside``; inf for a row in another."""
-    row = np.empty(columns.shape[0], np.float64)
-    sq_dist = np.empty(columns.shape[1], np.float64)
+    columns,  # IN (d, K) float64, the centres transposed
+    norms,  # IN (K,) float64, |c|^2
+    prices,  # IN (K,) float64
+    own,  # INOUT (m,) int32, the cluster of each row; -1 for none yet
+    own_distances,  # OUT (m,) float64, squared
+):
+    """Move each row to its cheapest cluster, unless its own cluster is one of several such.
+
+    Equal rows start at different clusters: if many cost the same, all get their share of rows.
+    """
+    n_features, n_clusters = columns.shape
+    row = np.empty(n_features, np.float64)
+    sq_dist = np.empty(n_clusters, np.float64)
     for k in range(start, stop):
-        exits[k] = np.inf
-        if not inside[own[k]]:
-            continue
-        fill_sq_distances(points, np.int64(numbers[k]), columns, norms, row, sq_dist)
-        here = sq_dist[own[k]] + prices[own[k]]
-        for j in range(sq_dist.size):
-            if not inside[j]:
-                exits[k] = min(exits[k], sq_dist[j] + prices[j] - here)
+        number = np.int64(numbers[k])
+        fill_sq_distances(points, number, columns, norms, row, sq_dist)
+        first = number * SPREAD % 2**32 % n_clusters
+        least = np.inf
+        best = np.int64(first)
+        for step in range(n_clusters):
+            j = first + step
+            j -= n_clusters if j >= n_clusters else 0
+            if sq_dist[j] + prices[j] < least:
+                least = sq_dist[j] + prices[j]
+                best = j
+        here = np.int64(own[k])
+        if here >= 0:
+            slack = SLACK * (sq_dist[best] + abs(prices[best]) + sq_dist[here] + abs(prices[here]))
+            if sq_dist[here] + prices[here] <= least + slack:
+                best = here
+        own[k] = best
+        own_distances[k] = sq_dist[best]
 
 
 @kernel
