@@ -15,7 +15,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +27,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import data
 from benchmarks.measure import judge
+from benchmarks.memory import compile_for_long_fits
 
 N_CLUSTERS = 256  # one byte per code
 HALF_BYTES, SINGLE_BYTES = 2, 4  # of a float16 and a float32
-
-N_WARM_UP = 12
-"""Iterations, until the kernel for long fits has been needed (``engines/pruning.py``)."""
 
 # scikit-learn's default fit of the word embeddings (1.46 M blocks) takes minutes on two cores.
 LARGE = 500_000
@@ -60,16 +57,16 @@ class Line:
     theirs: Trial | None
 
 
-def _ours(X: data.Points, **parameters: Any) -> Any:
+def _ours(X: data.Points) -> Any:
     from pgkmeans_sk import PGKMeans
 
-    return PGKMeans(N_CLUSTERS, random_state=0, **parameters).fit(X)
+    return PGKMeans(N_CLUSTERS, random_state=0).fit(X)
 
 
-def _scikit_learn(X: data.Points, **parameters: Any) -> Any:
+def _scikit_learn(X: data.Points) -> Any:
     from sklearn.cluster import KMeans
 
-    return KMeans(N_CLUSTERS, random_state=0, **parameters).fit(X)
+    return KMeans(N_CLUSTERS, random_state=0).fit(X)
 
 
 def _try(fit: Callable[[data.Points], Any], X: data.Points) -> Trial:
@@ -92,10 +89,9 @@ def measure(
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("compiling", total=sum(len(layer.blocks) for layer in layers))
         # Compiling is paid once per machine, not per layer; the warm-up keeps it out of the table.
-        # A few steps on the largest layer: other kernels work there than on small ones.
-        largest = max((layer.blocks for layer in layers), key=len)
-        for fit, rows in ((_ours, largest), (_scikit_learn, largest[: 8 * N_CLUSTERS])):
-            _try(partial(fit, max_iter=N_WARM_UP), rows)
+        compile_for_long_fits(layers[0].blocks.dtype)
+        for fit in (_ours, _scikit_learn):
+            _try(fit, layers[0].blocks[: 8 * N_CLUSTERS])
         for layer in layers:
             X = layer.blocks
             progress.update(task, description=f"{layer.name}: PGKMeans")
