@@ -6,44 +6,15 @@ The price of a cluster is added to squared distances (``size_limits.py``).
 from __future__ import annotations
 
 import numpy as np
-from numba.extending import overload
 
 from pgkmeans_sk.kernels.compile import kernel
-from pgkmeans_sk.kernels.distances import fill_sq_row
-from pgkmeans_sk.kernels.points import DensePoints, copy_row
+from pgkmeans_sk.kernels.distances import fill_sq_distances
 
 SLACK = 1e-13
 """Costs that differ by less, relative to what they are sums of, are taken for equal."""
 
 SPREAD = 2654435761
 """A prime near 2^32 / golden ratio: multiples of it, modulo 2^32, are spread evenly (Knuth)."""
-
-
-def fill_sq_distances(points, i, columns, norms, row, sq_dist):
-    """``sq_dist = |x_i - c_j|^2`` for all j; ``row`` (d,) is room to work in."""
-    raise NotImplementedError("only inside kernels")
-
-
-@overload(fill_sq_distances)
-def _fill_sq_distances(points, i, columns, norms, row, sq_dist):
-    def dense(points, i, columns, norms, row, sq_dist):
-        copy_row(points, i, row)
-        fill_sq_row(row, columns, sq_dist)
-
-    def sparse(points, i, columns, norms, row, sq_dist):
-        for j in range(sq_dist.size):
-            sq_dist[j] = norms[j]
-        norm = 0.0
-        for k in range(points.indptr[i], points.indptr[i + 1]):
-            value = np.float64(points.data[k])
-            norm += value * value
-            column = points.indices[k]
-            for j in range(sq_dist.size):
-                sq_dist[j] -= 2.0 * value * columns[column, j]
-        for j in range(sq_dist.size):
-            sq_dist[j] = max(sq_dist[j] + norm, 0.0)
-
-    return dense if points.instance_class is DensePoints else sparse
 
 
 @kernel

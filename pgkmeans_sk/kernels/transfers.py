@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pgkmeans_sk.kernels.cheapest import fill_sq_distances
 from pgkmeans_sk.kernels.compile import kernel, part
+from pgkmeans_sk.kernels.distances import fill_sq_distances
 from pgkmeans_sk.kernels.points import sq_dist_to
 
 LISTED_PER_ROW = 8
