@@ -19,8 +19,8 @@ from benchmarks import data
 from benchmarks.clock import timed_fit
 from benchmarks.efforts import ITERATIONS, LINES, Line, Setting
 from benchmarks.measure import Verdict, available_memory, judge, machine, package_versions
-from benchmarks.memory import compile_for_long_fits
 from benchmarks.peers import own_words, why_missing, why_too_large
+from benchmarks.warm_up import compile_for_long_fits
 
 Result = dict[str, Any]
 

@@ -27,7 +27,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from benchmarks import data
 from benchmarks.measure import judge
-from benchmarks.memory import compile_for_long_fits
+from benchmarks.warm_up import compile_for_long_fits
 
 N_CLUSTERS = 256  # one byte per code
 HALF_BYTES, SINGLE_BYTES = 2, 4  # of a float16 and a float32

@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import functools
 import gc
 import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from benchmarks import data
-from benchmarks.peers import OURS, PEERS
+from benchmarks.peers import PEERS
+from benchmarks.warm_up import warm_up
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -61,26 +58,6 @@ def _peak() -> int:
 def _max_rss() -> int:
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage if sys.platform == "darwin" else usage * 1024
-
-
-@functools.cache
-def compile_for_long_fits(dtype: Any) -> None:
-    """Fit until ours has needed the kernel that small tables never do (engines/pruning.py)."""
-    from pgkmeans_sk import PGKMeans
-
-    rows = np.random.default_rng(0).standard_normal((130_000, 8)).astype(dtype)
-    PGKMeans(1024, init=rows[:1024], n_init=1, max_iter=12, tol=0.0).fit(rows)
-
-
-def warm_up(peer_name: str, X: data.Points, n_clusters: int, same_start: bool) -> None:
-    """Run two iterations on a small slice: imports, compilation and thread pools are then paid."""
-    if peer_name == OURS:
-        compile_for_long_fits(X.dtype)
-    n_small = min(len(X), 4 * n_clusters)
-    small = data.draw_rows(X, n_small)
-    peer = PEERS[peer_name]
-    start = data.sampled_start(small, n_clusters, 0) if same_start and peer.takes_start else None
-    peer.fit(small, n_clusters, start, 2, 0)
 
 
 def peak_of_one_fit(

@@ -19,6 +19,7 @@ from benchmarks import data, growth, memory
 from benchmarks.clock import timed_fit
 from benchmarks.measure import available_memory, machine, package_versions, usable_cores
 from benchmarks.peers import OURS, PEERS, own_words, why_missing, why_too_large
+from benchmarks.warm_up import warm_up
 
 DEFAULT_LIBRARIES = (OURS, "scikit-learn", "faiss")
 LIBRARIES = tuple(peer.name for peer in PEERS.values() if peer.same_start and peer.takes_start)
@@ -135,7 +136,7 @@ def _run_series(
             reason = why_too_large(PEERS[name], size.n, size.k, available_memory())
             try:
                 if reason is None:
-                    memory.warm_up(name, X, size.k, same_start=True)
+                    warm_up(name, X, size.k, same_start=True)
             except Exception as error:  # a peer may raise anything; it must not end the others' run
                 reason = own_words(error)
             if reason is not None:

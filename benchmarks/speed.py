@@ -25,6 +25,7 @@ from benchmarks import data, memory
 from benchmarks.clock import timed_fit
 from benchmarks.measure import available_memory, judge, machine, package_versions
 from benchmarks.peers import OURS, PEERS, Fitted, Peer, own_words, why_missing, why_too_large
+from benchmarks.warm_up import warm_up
 
 SAME_START_ITERATIONS = 25
 MODES = ("same start", "default fit")
@@ -115,7 +116,7 @@ def _run_case(
         return timed_fit(lambda: peer.fit(X, n_clusters, start, iterations, plan.seed))
 
     ours = PEERS[OURS]
-    memory.warm_up(OURS, X, n_clusters, same_start)
+    warm_up(OURS, X, n_clusters, same_start)
     timings = {OURS: Timings()}
     for peer in peers:
         if not (peer.same_start if same_start else peer.default_fit):
@@ -163,7 +164,7 @@ def _run_case(
 def _try_warm_up(peer: Peer, X: data.Points, n_clusters: int, same_start: bool) -> str | None:
     """Warm a peer up; return why it cannot run this case, in its own words, or None."""
     try:
-        memory.warm_up(peer.name, X, n_clusters, same_start)
+        warm_up(peer.name, X, n_clusters, same_start)
     except Exception as error:  # a peer may raise anything; it must not end the others' run
         return own_words(error)
     return None
