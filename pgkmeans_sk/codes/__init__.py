@@ -1,0 +1,1 @@
+"""Codes as they are stored: bits without gaps, and how many of them are needed."""
