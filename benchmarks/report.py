@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import growth, line, quality
+from benchmarks import growth, line, quality, search
 from benchmarks.sheets import (
     Sheet,
     as_mebibytes,
@@ -196,6 +196,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "curves": quality.sheets,
     "scaling": growth.sheets,
     "line": line.sheets,
+    "search": search.sheets,
 }
 
 
@@ -252,6 +253,9 @@ _COMPARABLE = {
         ("series", "library", "n", "d", "k", "threads"), "seconds_per_iteration", has_sse=False
     ),
     "line": _Comparable(("data", "n", "k", "library")),
+    "search": _Comparable(
+        ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True
+    ),
 }
 
 

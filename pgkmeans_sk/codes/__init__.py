@@ -1,0 +1,1 @@
+"""Codes of product quantization: what they decode to, how they are packed, stored and searched."""
