@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: ``python -m benchmarks [speed|curves|scaling|line|...]``.
+"""The command line of the benchmarks: ``python -m benchmarks [speed|curves|scaling|search|...]``.
 
 Without a subcommand it takes a short look: a subset of the real weight blocks and the digits, two
 rounds, same start only, no file written.
@@ -29,6 +29,7 @@ from benchmarks import (
     report,
     scaling,
     scaling_plot,
+    search,
     speed,
 )
 from benchmarks.baseline_ipq import DEFAULT_ITERATIONS
@@ -117,6 +118,19 @@ def _add_packing(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_search(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("search", help="codes: nearest rows by look-up tables, decoding")
+    cases = list(search.N_BLOCKS)
+    parser.add_argument("--cases", type=_one_of(cases), default=cases, help="comma-separated")
+    parser.add_argument("--bits", type=_numbers, default=list(search.Plan.bits),
+                        help="of a code; all but the first for the first case only")  # fmt: skip
+    parser.add_argument("--queries", type=_numbers, default=list(search.Plan.n_queries))
+    parser.add_argument("--k", type=int, default=search.Plan.k, help="rows sought for a query")
+    parser.add_argument("--rounds", type=int, default=search.Plan.rounds)
+    parser.add_argument("--rows", type=int, help="use at most this many rows of each case")
+    return parser
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; its help is the manual of the harness."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -150,8 +164,9 @@ def build_parser() -> argparse.ArgumentParser:
     sizes = _add_scaling(commands)
     on_a_line = _add_line(commands)
     bits = _add_packing(commands)
+    by_codes = _add_search(commands)
 
-    for command in (fast, first, study, quality, sizes, on_a_line, bits):
+    for command in (fast, first, study, quality, sizes, on_a_line, bits, by_codes):
         where = "write the result here (a bare name: in benchmarks/results)"
         command.add_argument("--json", type=Path, metavar="PATH", help=where)
 
@@ -231,6 +246,16 @@ def _run(arguments: argparse.Namespace, console: Console) -> report.Result:
             rounds=arguments.rounds,
         )
         return packing.run(plan, console)
+    if arguments.command == "search":
+        plan = search.Plan(
+            cases=arguments.cases,
+            bits=arguments.bits,
+            n_queries=arguments.queries,
+            k=arguments.k,
+            rounds=arguments.rounds,
+            max_rows=arguments.rows,
+        )
+        return search.run(plan, console)
     if arguments.command == "speed":
         plan = speed.Plan(
             cases=arguments.cases,

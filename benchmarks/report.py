@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import growth, line, packing, quality
+from benchmarks import growth, line, packing, quality, search
 from benchmarks.sheets import (
     Sheet,
     as_mebibytes,
@@ -197,6 +197,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "scaling": growth.sheets,
     "line": line.sheets,
     "packing": packing.sheets,
+    "search": search.sheets,
 }
 
 
@@ -254,6 +255,9 @@ _COMPARABLE = {
     ),
     "line": _Comparable(("data", "n", "k", "library")),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
+    "search": _Comparable(
+        ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True
+    ),
 }
 
 

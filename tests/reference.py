@@ -133,6 +133,60 @@ def lower_and_compare(lower: Any, moves: Any, limit: int) -> tuple[NDArray[np.ui
     return lowered.astype(np.uint16), np.flatnonzero(lowered <= limit).tolist()
 
 
+# ------------------------------------------------------------------ codes
+
+
+def decode(
+    codes: Any, codebooks: Any, n_features: int, dtype: Any, scales: Any = None, factors: Any = None
+) -> Any:
+    """Rows (n, d) from stage-major codes, number by number in ``dtype``."""
+    n_stages, n_books, _, block_size = codebooks.shape
+    n_blocks = -(-n_features // block_size)
+    books = codebooks.astype(dtype)
+    rows = np.zeros((len(codes), n_features), dtype=dtype)
+    for i, own in enumerate(codes):
+        for t in range(n_features):
+            j, within = divmod(t, block_size)
+            book = j if n_books > 1 else 0
+            total = books[0, book, own[j], within]
+            for s in range(1, n_stages):
+                total = total + books[s, book, own[s * n_blocks + j], within]
+            scale = dtype(1) if scales is None else dtype(scales[j])
+            rows[i, t] = total * scale * (dtype(1) if factors is None else dtype(factors[i]))
+    return rows
+
+
+def distance_tables(queries: Any, codebooks: Any, metric: str) -> Any:
+    """Tables (q, n_stages * n_blocks, n_codes) in the dtype of the queries, feature by feature."""
+    n_stages, n_books, n_codes, block_size = codebooks.shape
+    books, n_blocks = codebooks.astype(queries.dtype), -(-queries.shape[1] // block_size)
+    tables = np.zeros((len(queries), n_stages * n_blocks, n_codes), dtype=queries.dtype)
+    for s in range(n_stages):
+        for j in range(n_blocks):
+            words = books[s, j if n_books > 1 else 0]
+            block = queries[:, j * block_size : (j + 1) * block_size]
+            for t in range(block.shape[1]):
+                x, y = block[:, t, np.newaxis], words[:, t]
+                tables[:, s * n_blocks + j] += x * y if metric == "inner_product" else (x - y) ** 2
+    return tables
+
+
+def lookup_scores(tables: Any, codes: Any, base: Any = None, factor: Any = None) -> Any:
+    """Scores (q, n): numbers that codes name, added up in the order of the columns."""
+    scores = np.zeros((len(tables), len(codes)), dtype=tables.dtype)
+    for c in range(codes.shape[1]):
+        scores += tables[:, c, codes[:, c]]
+    if factor is not None:
+        scores = factor.astype(tables.dtype) * scores
+    return scores if base is None else base.astype(tables.dtype) + scores
+
+
+def best_rows(scores: Any, k: int, largest: bool = False) -> tuple[Any, Any]:
+    """The k best scores of each query and their rows; ties go to the lowest row number."""
+    rows = np.argsort(-scores if largest else scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, rows, axis=1), rows
+
+
 # ------------------------------------------------------------------ sets of rows
 
 

@@ -1,5 +1,7 @@
 """The benchmarks' arithmetic and tables, on results made by hand; nothing is measured here."""
 
+import json
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -16,6 +18,7 @@ from benchmarks import (
     quality,
     report,
     scaling,
+    search,
 )
 from benchmarks.__main__ import build_parser
 from benchmarks.wordpiece import WordPiece
@@ -137,6 +140,38 @@ PACKING = HEAD | {
 }
 
 
+def searched(task, library, seconds, queries=None, recall=None):
+    """A row of a search result; ratios are to 2 s."""
+    return {
+        "case": "toy",
+        "synthetic": True,
+        "n": 1000,
+        "d": 8,
+        "blocks": 2,
+        "bits": 8,
+        "task": task,
+        "queries": queries,
+        "library": library,
+        "seconds": seconds,
+        "all_seconds": [seconds],
+        "ours_over_theirs": 2.0 / seconds,
+        "same": 1.0 if library == "faiss" else 0.995,
+        "recall": recall,
+    }
+
+
+SEARCH = HEAD | {
+    "kind": "search",
+    "settings": {"k": 10, "rounds": 1},
+    "rows": [
+        searched("search", "pgkmeans-sk", 2.0, 1000, 0.8),
+        searched("search", "faiss", 8.0, 1000, 0.75),
+        searched("decode", "pgkmeans-sk", 2.0),
+    ],
+    "skipped": [],
+}
+
+
 def table_of(sheet):
     """A sheet as a dictionary: first cell of a row -> column -> cell."""
     return {row[0]: dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows}
@@ -245,7 +280,7 @@ class TestGrowth:
 
 
 @pytest.mark.parametrize(
-    "result", [CURVES, SCALING, LINE, PACKING], ids=lambda result: result["kind"]
+    "result", [CURVES, SCALING, LINE, PACKING, SEARCH], ids=lambda result: result["kind"]
 )
 class TestReport:
     def test_markdown_has_rectangular_tables_and_says_where(self, result):
@@ -314,6 +349,59 @@ class TestPacking:
     def test_rows_that_are_no_whole_bytes(self):
         with pytest.raises(ValueError, match="Got row_length=12, but expected a multiple of 8"):
             packing.run(packing.Plan(row_length=12), Console(quiet=True))
+
+
+class TestSearch:
+    def test_table(self):
+        (sheet,) = report.SHEETS["search"](SEARCH)
+        assert sheet.title == "toy (synthetic, 1 000 x 8), 2 codes of 8 bits a row"
+        assert [row[:2] for row in sheet.rows] == [
+            ("1 000 queries", "pgkmeans-sk"),
+            ("1 000 queries", "faiss"),
+            ("decode", "pgkmeans-sk"),
+        ]
+        ours, theirs = (dict(zip(sheet.columns, row, strict=True)) for row in sheet.rows[:2])
+        assert ours["same as faiss"] == "-0.50 %"
+        assert theirs["pgkmeans-sk / this"] == "0.250"
+        assert theirs["recall@10"] == "0.750"
+
+    def test_share_found_does_not_look_at_the_order(self):
+        found, wanted = np.array([[1, 2], [3, 4]]), np.array([[2, 1], [4, 5]])
+        assert search.share_found(found, wanted) == 0.75
+
+    @pytest.mark.parametrize("n_bits", [1, 4, 6, 8, 10, 16])
+    def test_unpacking(self, n_bits):
+        codes = np.random.default_rng(n_bits).integers(0, 1 << n_bits, (20, 5))
+        bits = codes[:, :, np.newaxis] >> np.arange(n_bits) & 1
+        packed = np.packbits(bits.reshape(20, -1), axis=1, bitorder="little")
+        np.testing.assert_array_equal(search.unpacked(packed, 5, n_bits), codes)
+
+    def test_run_on_a_small_table(self, monkeypatch):
+        pytest.importorskip("faiss", reason="faiss makes the codes")
+        X = np.random.default_rng(0).random((700, 6), dtype=np.float32)
+        toy = data.Case("toy", "700 points", 4, lambda: X, synthetic=True)
+        monkeypatch.setitem(data.CASES, "toy", toy)
+        monkeypatch.setitem(search.N_BLOCKS, "toy", 3)
+        monkeypatch.setattr(clock, "SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr(clock, "SHORTEST_TIMING", 1e-9)
+        plan = search.Plan(cases=["toy"], bits=[4, 3], n_queries=[1, 20], k=5, rounds=1)
+        result = search.run(plan, Console(quiet=True))
+        assert [(row["bits"], row["task"], row["queries"]) for row in result["rows"][::2]] == [
+            (bits, *task)
+            for bits in (4, 3)
+            for task in (("search", 1), ("search", 20), ("decode", None), ("decode in place", None))
+        ]
+        for row in result["rows"]:
+            # Rows with the same codes are equally near, and each library picks its own.
+            assert row["same"] == 1.0 or row["task"] == "search"
+            assert row["recall"] is None or 0.0 < row["recall"] <= 1.0
+        json.dumps(result)
+
+    def test_without_faiss_it_says_so(self, monkeypatch):
+        monkeypatch.setattr(search, "find_spec", lambda name: None)
+        result = search.run(search.Plan(), Console(quiet=True))
+        assert result["rows"] == []
+        assert "faiss" in result["skipped"][0]["reason"]
 
 
 class TestCurvesPlan:
@@ -417,7 +505,7 @@ def test_wordpiece_takes_the_longest_pieces(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["speed", "curves", "scaling", "line", "packing", "plot", "report"]
+    "command", ["speed", "curves", "scaling", "line", "packing", "search", "plot", "report"]
 )
 def test_help_of_each_command(command, capsys):
     with pytest.raises(SystemExit) as stop:
