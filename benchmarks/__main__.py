@@ -25,7 +25,9 @@ from benchmarks import (
     empty_clusters,
     growth,
     line,
+    options,
     packing,
+    quantizers,
     report,
     scaling,
     scaling_plot,
@@ -131,6 +133,20 @@ def _add_search(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_quantizers(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("quantizers", help="product quantization: train, encode, decode")
+    cases = list(quantizers.CASES)
+    parser.add_argument("--cases", type=_one_of(cases), default=cases, help="comma-separated")
+    libraries = [peer.name for peer in quantizers.PEERS]
+    parser.add_argument("--libraries", type=_one_of(libraries), default=libraries,
+                        help=f"comma-separated: {', '.join(libraries)}")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, help="use at most this many rows of each case")
+    parser.add_argument("--long-run", type=float, default=60.0, metavar="SECONDS",
+                        help="do not repeat a peer that trains longer than this")  # fmt: skip
+    return parser
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; its help is the manual of the harness."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -166,7 +182,23 @@ def build_parser() -> argparse.ArgumentParser:
     bits = _add_packing(commands)
     by_codes = _add_search(commands)
 
-    for command in (fast, first, study, quality, sizes, on_a_line, bits, by_codes):
+    products = _add_quantizers(commands)
+    choices = commands.add_parser("options", help="what rotation, scales and stages gain")
+    choices.add_argument("--matrices", type=_one_of(list(options.MATRICES)),
+                         default=list(options.MATRICES), help="comma-separated")  # fmt: skip
+
+    for command in (
+        fast,
+        first,
+        study,
+        quality,
+        sizes,
+        on_a_line,
+        bits,
+        by_codes,
+        products,
+        choices,
+    ):
         where = "write the result here (a bare name: in benchmarks/results)"
         command.add_argument("--json", type=Path, metavar="PATH", help=where)
 
@@ -256,6 +288,19 @@ def _run(arguments: argparse.Namespace, console: Console) -> report.Result:
             max_rows=arguments.rows,
         )
         return search.run(plan, console)
+    if arguments.command == "options":
+        return options.run(arguments.matrices, console)
+    if arguments.command == "quantizers":
+        return quantizers.run(
+            quantizers.Plan(
+                cases=arguments.cases,
+                libraries=arguments.libraries,
+                rounds=arguments.rounds,
+                max_rows=arguments.rows,
+                long_run=arguments.long_run,
+            ),
+            console,
+        )
     if arguments.command == "speed":
         plan = speed.Plan(
             cases=arguments.cases,

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import growth, line, packing, quality, search
+from benchmarks import growth, line, options, packing, quality, quantizers, search
 from benchmarks.sheets import (
     Sheet,
     as_mebibytes,
@@ -198,6 +198,8 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "line": line.sheets,
     "packing": packing.sheets,
     "search": search.sheets,
+    "quantizers": quantizers.sheets,
+    "options": options.sheets,
 }
 
 
@@ -253,11 +255,13 @@ _COMPARABLE = {
     "scaling": _Comparable(
         ("series", "library", "n", "d", "k", "threads"), "seconds_per_iteration", has_sse=False
     ),
+    "options": _Comparable(("matrix", "codebook", "option"), has_sse=False),
     "line": _Comparable(("data", "n", "k", "library")),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
         ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True
     ),
+    "quantizers": _Comparable(("case", "n", "library", "step"), has_sse=False, has_ratio=True),
 }
 
 

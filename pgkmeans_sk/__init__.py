@@ -1,9 +1,18 @@
 """k-means whose clusters never end up empty, and what is built on it."""
 
+from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.functional import pg_kmeans
 from pgkmeans_sk.kmeans import PGKMeans
+from pgkmeans_sk.product_quantizer import ProductQuantizer
 from pgkmeans_sk.results import RepairRecord
 
 __version__ = "0.1.0.dev0"
 
-__all__ = ["PGKMeans", "RepairRecord", "__version__", "pg_kmeans"]
+__all__ = [
+    "CompressedMatrix",
+    "PGKMeans",
+    "ProductQuantizer",
+    "RepairRecord",
+    "__version__",
+    "pg_kmeans",
+]

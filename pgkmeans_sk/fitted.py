@@ -14,6 +14,9 @@ from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.mini_batch import Stream
 from pgkmeans_sk.results import Solution
 
+PRIVATE_ATTRIBUTES = ("_n_features_out", "_stream", "_encoder")
+"""What a fit sets beside the names that end in an underscore."""
+
 
 def remember_solution(
     estimator: Any, engine: Engine, solution: Solution, stream: Stream, stacklevel: int
@@ -70,7 +73,7 @@ def _fitted_attributes(estimator: Any) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(estimator).items()
-        if name.endswith("_") or name in ("_n_features_out", "_stream")
+        if name.endswith("_") or name in PRIVATE_ATTRIBUTES
     }
 
 

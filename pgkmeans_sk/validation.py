@@ -66,7 +66,7 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
         )
 
 
-def check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
+def check_rows(estimator: Any, X: Any, *, reset: bool, accept_sparse: bool = True) -> Any:
     """The rows as an ndarray or CSR matrix of float32 or float64, copied only to convert them.
 
     float16 and other floats of at most 16 bits become float32; integers float64. With ``reset``,
@@ -75,7 +75,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
     X = validate_data(
         estimator,
         _widen_short_floats(X),
-        accept_sparse="csr",
+        accept_sparse="csr" if accept_sparse else False,
         dtype=[np.float64, np.float32],
         accept_large_sparse=True,
         reset=reset,

@@ -13,15 +13,18 @@ from benchmarks import (
     data,
     efforts,
     growth,
+    options,
     packing,
     plotting,
     quality,
+    quantizers,
     report,
     scaling,
     search,
 )
 from benchmarks.__main__ import build_parser
 from benchmarks.wordpiece import WordPiece
+from pgkmeans_sk import ProductQuantizer
 from tests import reference
 
 MACHINE = {"cpu": "a processor", "cores": 2, "date": "2026-01-02T03:04:05+00:00", "python": "3.11"}
@@ -171,6 +174,48 @@ SEARCH = HEAD | {
     "skipped": [],
 }
 
+QUANTIZERS = HEAD | {
+    "kind": "quantizers",
+    "settings": {"n_codes": 256},
+    "rows": [
+        {
+            "case": "words",
+            "synthetic": False,
+            "n": 1000,
+            "d": 384,
+            "n_blocks": 48,
+            "library": library,
+            "step": step,
+            "relative_error": error,
+            "seconds": seconds,
+            "all_seconds": [seconds],
+            "ours_over_theirs": 0.5 / seconds,
+        }
+        for library, seconds, error in (("ProductQuantizer", 0.5, 0.3), ("faiss", 2.0, 0.33))
+        for step in quantizers.STEPS
+    ],
+    "skipped": [{"library": "nanopq", "reason": "no module nanopq"}],
+}
+
+OPTIONS = HEAD | {
+    "kind": "options",
+    "settings": {},
+    "rows": [
+        {
+            "matrix": "0.ffn.in",
+            "shape": [1536, 384],
+            "codebook": "shared",
+            "option": option,
+            "bits_per_weight": 1.1,
+            "relative_error": error,
+            "plain_at_same_bits": 0.5,
+            "seconds": 1.0,
+        }
+        for option, error in (("plain, 256 codes", 0.5), ("rotation='opq'", 0.4))
+    ],
+    "skipped": [],
+}
+
 
 def table_of(sheet):
     """A sheet as a dictionary: first cell of a row -> column -> cell."""
@@ -279,9 +324,10 @@ class TestGrowth:
                 assert len({getattr(size, other) for size in sizes}) == 1
 
 
-@pytest.mark.parametrize(
-    "result", [CURVES, SCALING, LINE, PACKING, SEARCH], ids=lambda result: result["kind"]
-)
+RESULTS = (CURVES, SCALING, LINE, PACKING, SEARCH, QUANTIZERS, OPTIONS)
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda result: result["kind"])
 class TestReport:
     def test_markdown_has_rectangular_tables_and_says_where(self, result):
         text = report.to_markdown(result, "somewhere.json")
@@ -404,6 +450,41 @@ class TestSearch:
         assert "faiss" in result["skipped"][0]["reason"]
 
 
+def test_quantizers_table():
+    (sheet,) = report.SHEETS["quantizers"](QUANTIZERS)
+    table = table_of(sheet)
+    assert table["faiss"]["train, s"] == "2.000"
+    assert table["faiss"]["to best"] == "+10.00 %"
+    assert sheet.title == "words (1 000 x 384, 48 blocks, 256 codes)"
+
+
+def test_options_table():
+    (sheet,) = report.SHEETS["options"](OPTIONS)
+    table = table_of(sheet)
+    assert table["rotation='opq'"]["error to plain at these bits"] == "-20.00 %"
+    assert sheet.title == "0.ffn.in (1536 x 384), a shared codebook"
+
+
+def test_error_of_plain_between_two_sizes():
+    """Half-way between two sizes the error is their geometric mean."""
+    assert options.between([(1.0, 0.4), (2.0, 0.1)], 1.5) == pytest.approx(0.2)
+    assert options.between([(2.0, 0.1), (1.0, 0.4)], 1.0) == pytest.approx(0.4)
+    with pytest.raises(ValueError, match=r"2\.5 bits"):
+        options.between([(1.0, 0.4), (2.0, 0.1)], 2.5)
+
+
+def test_quantizers_agree_on_what_they_measure():
+    X = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)
+    plan = quantizers.Plan(rounds=1)
+    ours = [peer for peer in quantizers.PEERS if peer.name == quantizers.OURS]
+    rows = quantizers._measure("words", X, 8, ours, plan, [], Console(quiet=True))
+    assert [row["step"] for row in rows] == list(quantizers.STEPS)
+    pq = ProductQuantizer(8, 256, random_state=0).fit(X)
+    expected = np.sqrt(-pq.score(X) * X.size / (X.astype(float) ** 2).sum())
+    assert rows[0]["relative_error"] == pytest.approx(expected)
+    assert rows[0]["ours_over_theirs"] == 1.0
+
+
 class TestCurvesPlan:
     def test_ours_alternate_with_the_peers(self):
         def some(name, count):
@@ -504,9 +585,13 @@ def test_wordpiece_takes_the_longest_pieces(tmp_path):
     assert tokenizer.encode("cafe cafe cafe cafe", longest=4) == [1, 7, 7, 2]
 
 
-@pytest.mark.parametrize(
-    "command", ["speed", "curves", "scaling", "line", "packing", "search", "plot", "report"]
-)
+COMMANDS = (
+    "speed", "curves", "scaling", "line", "packing", "search", "quantizers", "options", "plot",
+    "report",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_each_command(command, capsys):
     with pytest.raises(SystemExit) as stop:
         build_parser().parse_args([command, "--help"])

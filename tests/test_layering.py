@@ -16,6 +16,7 @@ LEVELS = (
     ("engines/protocol.py",),  # apart from the engines: it stands on results.py alone
     ("engines/*.py", "codes/*.py"),
     ("pipeline/*.py",),
+    ("quantization/*.py",),
     ("kmeans.py", "fitted.py", "functional.py", "parameters.py", "product_quantizer.py"),
     ("nn/*.py", "interop/*.py"),
     ("displays.py", "cli.py"),

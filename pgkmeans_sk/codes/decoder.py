@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.codes.lookup import decode_blocks
 from pgkmeans_sk.codes.rotation import Rotation
 
 N_SCALE_CODES = 256
@@ -61,7 +62,7 @@ class Decoder:
     @property
     def is_shared(self) -> bool:
         """Whether all blocks use one codebook, although there is more than one."""
-        return self.codebooks.shape[1] < self.n_blocks
+        return bool(self.codebooks.shape[1] < self.n_blocks)
 
     @property
     def n_codes(self) -> int:
@@ -120,28 +121,31 @@ class Decoder:
 
         Codes must be below ``n_codes``; that is checked by whoever reads them.
         """
-        rows = self._decoded_blocks(codes)
+        return self.rows_of(codes).astype(self.dtype, copy=False)
+
+    def rows_of(self, codes: NDArray[Any]) -> NDArray[np.floating]:
+        """The same in the dtype of the arithmetic."""
+        factors = None
         if self.row_scales is not None:
-            rows *= self.row_scales.astype(self.work_dtype)[codes[:, -1], np.newaxis]
+            factors = self.row_scales.astype(self.work_dtype)[codes[:, -1]]
+        rows = decode_blocks(
+            codes[:, : self.n_block_codes],
+            self.codebooks,
+            self.n_features,
+            out_dtype=self.work_dtype,
+            block_scales=self.block_scales,
+            row_factors=factors,
+        )
         if self.rotation is not None:
             rows = self.rotation.undo(rows)
         if self.column_scales is not None:
             rows *= self.column_scales.astype(self.work_dtype)
-        return rows.astype(self.dtype, copy=False)
-
-    def _decoded_blocks(self, codes: NDArray[Any]) -> NDArray[np.floating]:
-        """The sum over stages, (n, n_features), with the blocks' scales."""
-        books = self.codebooks.astype(self.work_dtype, copy=False)
-        size = self.block_size
-        rows = np.zeros((len(codes), self.n_features), dtype=self.work_dtype)
-        for s in range(self.n_stages):
-            for j in range(self.n_blocks):
-                block = rows[:, j * size : (j + 1) * size]
-                book = books[s, 0 if self.is_shared else j]
-                block += book[codes[:, s * self.n_blocks + j], : block.shape[1]]
-        if self.block_scales is not None:
-            rows *= self.block_factors()
         return rows
+
+    def stage_rows(self, codes: NDArray[Any], stage: int, dtype: Any) -> NDArray[np.floating]:
+        """What ``codes`` (n, n_blocks) of one stage add, (n, n_features), before any scales."""
+        books = self.codebooks[stage : stage + 1]
+        return decode_blocks(codes, books, self.n_features, out_dtype=dtype)
 
     def block_factors(self) -> NDArray[np.floating]:
         """``block_scales`` for each column, (n_features,); ones if there are none."""

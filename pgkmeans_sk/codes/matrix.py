@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array
 
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.packing import code_bits, unpack, unpack_rows
+from pgkmeans_sk.codes.search import METRICS, nearest_rows
+from pgkmeans_sk.validation import check_choice
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,6 +99,21 @@ class CompressedMatrix:
             Numbers of rows, in any order; None means all.
         """
         return self.decoder.decode(self.codes(rows))
+
+    def topk(
+        self, queries: ArrayLike, k: int = 10, metric: str = "sqeuclidean"
+    ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+        """The ``k`` rows nearest to each query, as ``ProductQuantizer.topk`` finds them.
+
+        Codes are unpacked for the call: a byte or two for each.
+        """
+        check_choice("metric", metric, METRICS)
+        rows = check_array(queries, dtype=[np.float64, np.float32])
+        if rows.shape[1] != self.decoder.n_features:
+            raise ValueError(
+                f"Got queries with {rows.shape[1]} columns, but expected {self.decoder.n_features}."
+            )
+        return nearest_rows(self.decoder, rows, self.codes(), k, metric)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one safetensors file (docs/storage_format.md); needs the extra ``io``."""

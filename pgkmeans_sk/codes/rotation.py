@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.kernels.hadamard import transform_pieces
+from pgkmeans_sk.kernels.rotate import mix_pieces, transform_pieces
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 1024
 """Rows of a chunk when rows are rotated."""
 
 
@@ -55,26 +56,36 @@ class Rotation:
     def _transformed(self, rows: NDArray[np.floating]) -> NDArray[np.floating]:
         """The Hadamard part, in place: it is its own inverse."""
         if self.width > 1:
-            n_chunks = -(-len(rows) // ROWS_AT_ONCE)
-
-            def task(c: int) -> None:
-                stop = min((c + 1) * ROWS_AT_ONCE, len(rows))
-                transform_pieces(rows, self.width, c * ROWS_AT_ONCE, stop)
-
-            run_tasks(task, n_chunks, effective_n_threads())
+            _over_rows(lambda *some: transform_pieces(rows, self.width, *some), len(rows))
         return rows
 
     def _mixed(
         self, rows: NDArray[np.floating], mixer: NDArray[np.floating]
     ) -> NDArray[np.floating]:
-        """The mixer's part, as a new C-ordered array."""
-        mixer = mixer.astype(rows.dtype)
-        if len(mixer) == 1:
-            return rows * mixer[0, 0]
-        if self.width == 1:
-            return np.ascontiguousarray(rows @ mixer.T)
-        pieces = rows.reshape(len(rows), len(mixer), self.width)
-        return np.matmul(mixer, pieces).reshape(rows.shape)
+        """The mixer's part, as a new array."""
+        return mixed_pieces(rows, mixer.T)
+
+
+def mixed_pieces(rows: NDArray[np.floating], matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+    """``rows @ matrix``, where values of rows (n, d) may be pieces of d / m values; a new array.
+
+    Unlike a product by BLAS, a row gives the same bits in any company. ``matrix`` is (m, m).
+    """
+    rows = np.ascontiguousarray(rows)
+    columns = np.ascontiguousarray(matrix, dtype=rows.dtype)
+    mixed = np.empty_like(rows)
+    _over_rows(lambda *some: mix_pieces(rows, columns, *some, mixed), len(rows))
+    return mixed
+
+
+def _over_rows(task: Callable[[int, int], None], n_rows: int) -> None:
+    """Call ``task(start, stop)`` for chunks of rows, on several cores."""
+    n_chunks = -(-n_rows // ROWS_AT_ONCE)
+
+    def run_chunk(c: int) -> None:
+        task(c * ROWS_AT_ONCE, min((c + 1) * ROWS_AT_ONCE, n_rows))
+
+    run_tasks(run_chunk, n_chunks, effective_n_threads())
 
 
 def random_hadamard(n_features: int, rng: np.random.RandomState) -> Rotation:

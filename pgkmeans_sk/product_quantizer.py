@@ -1,0 +1,490 @@
+"""ProductQuantizer: parameters, validation, fitted attributes; the work is in ``quantization``."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from pgkmeans_sk import validation
+from pgkmeans_sk.codes.decoder import Decoder
+from pgkmeans_sk.codes.entropy import entropy_bits
+from pgkmeans_sk.codes.matrix import CompressedMatrix
+from pgkmeans_sk.codes.packing import code_bits, pack
+from pgkmeans_sk.codes.search import METRICS, nearest_rows
+from pgkmeans_sk.fitted import unchanged_on_error
+from pgkmeans_sk.quantization.codebooks import trainer_of
+from pgkmeans_sk.quantization.errors import sq_errors
+from pgkmeans_sk.quantization.fit import fit_quantizer
+from pgkmeans_sk.quantization.importance import check_importance
+from pgkmeans_sk.quantization.settings import QuantizerSettings
+
+CODEBOOKS = ("per_block", "shared")
+ROTATIONS = ("hadamard", "opq")
+SCALES = ("row", "block")
+DTYPES = ("float16", "float32", "float64")
+MOST_CODES = 65_536
+
+
+class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Compress rows to a few small codes each: product quantization.
+
+    The columns are cut into blocks of ``block_size``, and each block of a row is replaced by the
+    number of the nearest of ``n_codes`` code words, found by PG k-means: each of them is in use.
+    ``transform`` gives the numbers, ``inverse_transform`` the rows they stand for, ``compress`` a
+    record of packed codes and codebooks that can be saved, and ``topk`` searches in codes.
+
+    Parameters
+    ----------
+    block_size : int, default=8
+        Columns of a block. The last block may be narrower; a block wider than the data is narrowed.
+        Blocks of 1 are scalar quantization, at its optimum.
+
+    n_codes : int, default=256
+        Code words of a codebook, 2 to 65 536; a packed code takes ``ceil(log2(n_codes))`` bits.
+
+    codebook : {"per_block", "shared"}, default="per_block"
+        A codebook for each block, as for vectors whose columns mean different things; or one that
+        all blocks share, as for the weights of a layer (iPQ). A narrower last block then takes the
+        first values of the code words.
+
+    quantizer : estimator or None, default=None
+        Who finds code words: any clusterer of scikit-learn's kind with ``cluster_centers_``. Clones
+        of it are given ``n_clusters`` and ``random_state``. None: PG k-means, 25 steps from random
+        rows (from the partition tree if the table is small), on all cores.
+
+    n_stages : int, default=1
+        Residual quantization: the codes of each further stage stand for what the stages before have
+        left over. Costs as many codes again.
+
+    rotation : {None, "hadamard", "opq"}, default=None
+        Rotate rows before they are cut into blocks: by a random Hadamard matrix, which costs a bit
+        a column to store and makes blocks alike; or by a learned rotation (optimised product
+        quantization), which costs ``n_features**2`` numbers.
+
+    scale : {None, "row", "block"}, default=None
+        Divide rows by their size (root of the mean square), which costs one more byte a row; or
+        blocks by theirs, which costs a number a block and makes a difference for a shared
+        codebook only.
+
+    codebook_dtype : {None, "float16", "float32", "float64"}, default=None
+        Of codebooks, scales and rotation as they are stored and used. None: that of the data.
+
+    random_state : int, RandomState instance or None, default=None
+        For all random choices.
+
+    Attributes
+    ----------
+    codebooks_ : ndarray of shape (n_stages, n_codebooks, n_codes, block_size), floating
+        Code words; ``n_codebooks`` is the number of blocks, or 1 if they share one. Values behind
+        those of a narrower last block are 0.
+
+    n_effective_codes_ : ndarray of shape (n_stages, n_codebooks), int64
+        Code words that differ: ``n_codes`` unless there are fewer distinct blocks.
+
+    decoder_ : Decoder
+        Codebooks, scales and rotation: all that decoding needs.
+
+    code_bits_ : int
+        Bits of a packed code, ``ceil(log2(n_codes))``.
+
+    bits_per_weight_ : float
+        Bits of codes for each value of a row. Codebooks, scales of blocks and rotation do not
+        grow with the rows, and come on top (``CompressedMatrix.bits_per_weight``).
+
+    n_features_in_ : int
+        Number of features seen during ``fit``.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if all are strings.
+
+    See Also
+    --------
+    CompressedMatrix : What ``compress`` returns.
+
+    References
+    ----------
+    Jégou, Douze and Schmid 2011, "Product quantization for nearest neighbor search"; a codebook for
+    all blocks of a weight matrix: Stock et al. 2019, "And the bit goes down", arXiv:1907.05686, and
+    Fan et al. 2020, arXiv:2004.07320; rotation="opq": Ge et al. 2013, arXiv:1311.4055; residual
+    stages: Chen, Guan and Wang 2010, "Approximate nearest neighbor search by residual vector
+    quantization".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import ProductQuantizer
+    >>> X = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
+    >>> pq = ProductQuantizer(block_size=4, n_codes=32, random_state=0)
+    >>> codes = pq.fit_transform(X)
+    >>> codes.shape, codes.dtype
+    ((1000, 4), dtype('uint8'))
+    >>> pq.inverse_transform(codes).shape
+    (1000, 16)
+    >>> pq.bits_per_weight_
+    1.25
+    """
+
+    def __init__(
+        self,
+        block_size: int = 8,
+        n_codes: int = 256,
+        *,
+        codebook: str = "per_block",
+        quantizer: Any = None,
+        n_stages: int = 1,
+        rotation: str | None = None,
+        scale: str | None = None,
+        codebook_dtype: str | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.block_size = block_size
+        self.n_codes = n_codes
+        self.codebook = codebook
+        self.quantizer = quantizer
+        self.n_stages = n_stages
+        self.rotation = rotation
+        self.scale = scale
+        self.codebook_dtype = codebook_dtype
+        self.random_state = random_state
+
+    # ---------------------------------------------------------------- fitting
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        importance: ArrayLike | None = None,
+    ) -> Self:
+        """Find codebooks for the rows of ``X``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, in float16, float32 or float64; other numbers become float64. Never written.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            What the squared error of a row counts; >= 0, not all zero. None means ones.
+        importance : array-like of shape (n_features,) or (block_size, block_size), default=None
+            What the squared error of each column counts, >= 0, not all zero; costs
+            a number a column to store. Or a positive semi-definite metric H for the values of a
+            block, whose errors count as ``e @ H @ e``: it is used in ``fit`` and ``transform``
+            and costs nothing. Not together with a rotation.
+
+        Returns
+        -------
+        self : ProductQuantizer
+            The fitted quantizer.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, the rows or the weights are not as described. Nothing was changed then.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If blocks have fewer distinct values than ``n_codes``.
+        """
+        with unchanged_on_error(self):
+            self._check_parameters()
+            is_half = getattr(X, "dtype", None) == np.float16
+            X = validation.check_rows(self, X, reset=True, accept_sparse=False)
+            output_dtype = np.dtype(np.float16) if is_half else X.dtype
+            weights = validation.check_weights(sample_weight, X)
+            settings = self._settings(X, output_dtype)
+            self._check_enough_blocks(X, settings)
+            if importance is not None:
+                importance = check_importance(importance, X.shape[1], settings.block_size)
+                self._check_metric(importance)
+            rng = check_random_state(self.random_state)
+            fitted = fit_quantizer(X, weights, importance, settings, rng)
+            self._encoder = fitted.encoder
+            self.decoder_ = fitted.encoder.decoder
+            self.codebooks_ = self.decoder_.codebooks
+            self.n_effective_codes_ = fitted.n_effective_codes
+            self.code_bits_ = code_bits(int(self.n_codes))
+            bits = self.decoder_.n_block_codes * self.code_bits_ + 8 * (self.scale == "row")
+            self.bits_per_weight_ = bits / X.shape[1]
+            self._n_features_out = self.decoder_.n_columns
+            self._warn_of_copies()
+        return self
+
+    def fit_transform(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        importance: ArrayLike | None = None,
+    ) -> NDArray[Any]:
+        """Fit and return ``transform(X)``; see ``fit``."""
+        fitted = self.fit(X, sample_weight=sample_weight, importance=importance)
+        codes: NDArray[Any] = fitted.transform(X)
+        return codes
+
+    def _check_parameters(self) -> None:
+        validation.check_integer("block_size", self.block_size, 1)
+        validation.check_integer("n_codes", self.n_codes, 2)
+        if self.n_codes > MOST_CODES:
+            raise validation.InvalidParameterError(
+                f"Got n_codes={self.n_codes!r}, but expected at most {MOST_CODES}."
+            )
+        validation.check_integer("n_stages", self.n_stages, 1)
+        validation.check_choice("codebook", self.codebook, CODEBOOKS)
+        for name, choices in (
+            ("rotation", ROTATIONS),
+            ("scale", SCALES),
+            ("codebook_dtype", DTYPES),
+        ):
+            if getattr(self, name) is not None:
+                validation.check_choice(name, getattr(self, name), choices)
+        if self.quantizer is not None and not hasattr(self.quantizer, "fit"):
+            raise validation.InvalidParameterError(
+                f"Got quantizer={self.quantizer!r}, but expected a clusterer or None."
+            )
+
+    def _settings(self, X: NDArray[np.floating], output_dtype: Any) -> QuantizerSettings:
+        return QuantizerSettings(
+            block_size=min(int(self.block_size), X.shape[1]),
+            n_codes=int(self.n_codes),
+            is_shared=self.codebook == "shared",
+            n_stages=int(self.n_stages),
+            rotation=self.rotation,
+            scale=self.scale,
+            codebook_dtype=np.dtype(self.codebook_dtype or output_dtype),
+            output_dtype=output_dtype,
+            train=None if self.quantizer is None else trainer_of(self.quantizer),
+        )
+
+    def _check_enough_blocks(self, X: NDArray[np.floating], settings: QuantizerSettings) -> None:
+        """Raise unless a codebook has at least as many blocks as code words."""
+        n_rows, n_features = X.shape
+        n_blocks = n_rows
+        if settings.is_shared:
+            n_blocks *= n_features // settings.block_size
+        if n_blocks < settings.n_codes:
+            raise ValueError(
+                f"Got {n_blocks} blocks for a codebook (n_samples={n_rows}), but expected at least "
+                f"n_codes={settings.n_codes}."
+            )
+
+    def _check_metric(self, importance: NDArray[np.float64]) -> None:
+        if importance.ndim == 2 and self.rotation is not None:
+            raise ValueError(
+                f"Got a metric of blocks for importance with rotation={self.rotation!r}, but "
+                "expected one of the two: a rotation mixes the values that the metric is about."
+            )
+
+    def _warn_of_copies(self) -> None:
+        n_short = int((self.n_effective_codes_ < self.n_codes).sum())
+        if n_short:
+            warnings.warn(
+                f"{n_short} of {self.n_effective_codes_.size} codebooks have fewer than n_codes="
+                f"{self.n_codes} distinct code words, one of them {self.n_effective_codes_.min()}: "
+                "there are no more distinct blocks. Code words beyond are copies of the first.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    # ---------------------------------------------------------------- using the codes
+
+    def transform(self, X: Any) -> NDArray[Any]:
+        """Codes of the rows of ``X``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any accepted dtype: it need not be that of ``fit``.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_stages * n_blocks), uint8 or uint16
+            The code of block j in stage s is in column ``s * n_blocks + j``; of several code words
+            at the same distance, it is the lowest number. With ``scale="row"`` one more column, for
+            the size of the row.
+        """
+        check_is_fitted(self)
+        X = validation.check_rows(self, X, reset=False, accept_sparse=False)
+        return self._encoder.encode(X)
+
+    def inverse_transform(self, codes: Any) -> NDArray[np.floating]:
+        """Rows that codes stand for.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, n_columns), integers
+            As ``transform`` gives them.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features), floating
+            In the dtype of the data of ``fit``.
+
+        Raises
+        ------
+        ValueError
+            If a code is not that of a code word.
+        """
+        check_is_fitted(self)
+        return self.decoder_.decode(check_codes(codes, self.decoder_))
+
+    def score(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
+        """Minus the mean squared error of a value of ``X`` when it is encoded and decoded.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights >= 0, not all zero; None means ones.
+
+        Returns
+        -------
+        score : float
+            At most 0. Importance does not count here.
+        """
+        check_is_fitted(self)
+        X = validation.check_rows(self, X, reset=False, accept_sparse=False)
+        weights = validation.check_weights(sample_weight, X)
+        errors = sq_errors(self.decoder_, X, self._encoder.encode(X))
+        return -float(np.average(errors, weights=weights) / X.shape[1])
+
+    def topk(
+        self, queries: Any, codes: Any, k: int = 10, metric: str = "sqeuclidean"
+    ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+        """The ``k`` rows nearest to each query, among rows given by their codes.
+
+        Queries are compared with decoded rows, by look-up tables, without decoding them.
+
+        Parameters
+        ----------
+        queries : array-like of shape (n_queries, n_features)
+            What to search for, as it is: queries are not quantized.
+        codes : array-like of shape (n_samples, n_columns), integers
+            Codes of the rows to search in.
+        k : int, default=10
+            How many to find, at most ``n_samples``.
+        metric : {"sqeuclidean", "inner_product"}, default="sqeuclidean"
+            Least squared distances, or largest inner products.
+
+        Returns
+        -------
+        values : ndarray of shape (n_queries, k), float32 or float64
+            Squared distances, ascending, or inner products, descending.
+        rows : ndarray of shape (n_queries, k), int64
+            Numbers of the rows; of equal ones the lowest first.
+
+        References
+        ----------
+        Jégou, Douze and Schmid 2011, section 3.B, asymmetric distances.
+        """
+        check_is_fitted(self)
+        queries = validation.check_rows(self, queries, reset=False, accept_sparse=False)
+        codes = check_codes(codes, self.decoder_)
+        validation.check_choice("metric", metric, METRICS)
+        return nearest_rows(self.decoder_, queries, codes, k, metric)
+
+    def compress(
+        self,
+        X: Any,
+        sample_weight: ArrayLike | None = None,
+        importance: ArrayLike | None = None,
+    ) -> CompressedMatrix:
+        """Fit to ``X``, and return it as packed codes with their codebooks.
+
+        Parameters
+        ----------
+        X, sample_weight, importance
+            As in ``fit``.
+
+        Returns
+        -------
+        matrix : CompressedMatrix
+            Decodes to exactly ``inverse_transform(transform(X))``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pgkmeans_sk import ProductQuantizer
+        >>> W = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+        >>> small = ProductQuantizer(8, 16, codebook="shared", random_state=0).compress(W)
+        >>> W.nbytes, small.nbytes
+        (131072, 2560)
+        >>> small.decode(rows=[3, 7]).shape
+        (2, 64)
+        """
+        return self.fit(X, sample_weight=sample_weight, importance=importance).encode(X)
+
+    def encode(self, X: Any) -> CompressedMatrix:
+        """Rows as packed codes with the codebooks of the last ``fit``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, not necessarily those of ``fit``.
+
+        Returns
+        -------
+        matrix : CompressedMatrix
+            Decodes to exactly ``inverse_transform(transform(X))``.
+        """
+        check_is_fitted(self)
+        X = validation.check_rows(self, X, reset=False, accept_sparse=False)
+        decoder = self.decoder_
+        codes = self._encoder.encode(X)
+        block_codes = codes[:, : decoder.n_block_codes]
+        squares = float(np.einsum("ij,ij->", X, X, dtype=np.float64))
+        error = float(sq_errors(decoder, X, codes).sum())
+        return CompressedMatrix(
+            decoder=decoder,
+            packed=pack(block_codes, self.code_bits_),
+            scale_codes=None if decoder.row_scales is None else codes[:, -1].astype(np.uint8),
+            n_rows=len(X),
+            relative_error=float(np.sqrt(error / squares)) if squares else 0.0,
+            entropy=_mean_entropy(block_codes, decoder),
+        )
+
+    # ---------------------------------------------------------------- conventions
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's tools should know."""
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # codes are integers
+        return tags
+
+
+def check_codes(codes: Any, decoder: Decoder) -> NDArray[Any]:
+    """Codes (n, n_columns) as the decoder takes them; raise if they are not codes."""
+    codes = check_array(codes, dtype=None, ensure_min_samples=0)
+    if codes.dtype.kind not in "ui":
+        raise ValueError(f"Got codes of dtype {codes.dtype}, but expected integers.")
+    if codes.shape[1] != decoder.n_columns:
+        raise ValueError(
+            f"Got codes with {codes.shape[1]} columns, but expected {decoder.n_columns}."
+        )
+    blocks = codes[:, : decoder.n_block_codes]
+    for name, part, limit in (("code", blocks, decoder.n_codes), ("size", codes[:, -1:], 256)):
+        if name == "size" and decoder.row_scales is None:
+            break
+        if part.size and not (part.min() >= 0 and part.max() < limit):
+            wrong = part.min() if part.min() < 0 else part.max()
+            raise ValueError(f"Got {name} {wrong}, but expected 0 to {limit - 1}.")
+    return np.asarray(codes.astype(decoder.code_dtype, copy=False))
+
+
+def _mean_entropy(block_codes: NDArray[Any], decoder: Decoder) -> float:
+    """Bits per code, averaged over columns of codes; over stages, if blocks share codebooks."""
+    if decoder.is_shared:
+        stages = np.split(block_codes, decoder.n_stages, axis=1)
+        return float(np.mean([entropy_bits(stage, decoder.n_codes) for stage in stages]))
+    return float(np.mean(entropy_bits(block_codes, decoder.n_codes, axis=0)))

@@ -1,0 +1,88 @@
+"""Code words for a set of blocks: PG k-means, or any clusterer of scikit-learn's kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.utils.validation import has_fit_parameter
+
+from pgkmeans_sk.engines import open_engine
+from pgkmeans_sk.pipeline import run
+from pgkmeans_sk.pipeline.settings import Settings
+from pgkmeans_sk.pipeline.starts import STARTS, fixed_start
+
+Weights = NDArray[np.float64] | None
+Trainer = Callable[[NDArray[np.floating], Weights, int, int], tuple[NDArray[np.floating], int]]
+"""``(rows (n, b), weights, n_codes, seed) -> (code words (n_codes, b), how many are in use)``."""
+
+MAX_ITER = 25
+TOL = 1e-4
+FEW_ITER = 2
+SMALL_WORK = 2_000_000
+"""Multiplications in a pass, up to which a partition tree finds the start."""
+
+
+def pg_codebook(
+    rows: NDArray[np.floating],
+    weights: Weights,
+    n_codes: int,
+    seed: int,
+    start_words: NDArray[np.floating] | None = None,
+) -> tuple[NDArray[np.floating], int]:
+    """Code words by PG k-means; for single values (b = 1), the optimum.
+
+    With ``start_words`` (n_codes, b), a few steps from there.
+
+    Note [Start of codebooks]: from random rows, 25 steps with momentum end where they end from the
+    partition tree (docs/benchmarks.md), in a fraction of the time, since 256 code words for a few
+    features are an easy problem. Small tables take the tree nevertheless: there it costs nothing,
+    and counts a row of weight 2 exactly like the row twice.
+    """
+    engine = open_engine("auto", rows, weights)
+    small = rows.size * n_codes <= SMALL_WORK or rows.shape[1] == 1
+    start, max_iter = STARTS["partition" if small else "random"], MAX_ITER
+    if start_words is not None:
+        start, max_iter = fixed_start(start_words), FEW_ITER
+    settings = Settings(n_codes, max_iter=max_iter, tol=TOL)
+    solution = run(engine, [start], settings, np.random.RandomState(seed))
+    return solution.centers, solution.n_effective_clusters
+
+
+def trainer_of(quantizer: Any) -> Trainer:
+    """A trainer that fits clones of ``quantizer``, an estimator with ``cluster_centers_``."""
+
+    def train(
+        rows: NDArray[np.floating], weights: Weights, n_codes: int, seed: int
+    ) -> tuple[NDArray[np.floating], int]:
+        own = clone(quantizer)
+        parameters = own.get_params()
+        known = {"n_clusters": n_codes, "random_state": seed}
+        own.set_params(**{name: known[name] for name in known if name in parameters})
+        if weights is None:
+            own.fit(rows)
+        elif has_fit_parameter(own, "sample_weight"):
+            own.fit(rows, sample_weight=weights)
+        else:
+            raise ValueError(
+                f"Got weights, but expected none: {type(own).__name__}.fit has no sample_weight."
+            )
+        if not hasattr(own, "cluster_centers_"):
+            raise ValueError(
+                f"Got quantizer={quantizer!r}, but expected a clusterer with cluster_centers_: "
+                f"{type(own).__name__} has no cluster_centers_."
+            )
+        centers = np.asarray(own.cluster_centers_, dtype=rows.dtype)
+        n_found = len(centers)
+        if not 1 <= n_found <= n_codes or centers.shape[1:] != rows.shape[1:]:
+            raise ValueError(
+                f"Got cluster_centers_ of shape {centers.shape} from {type(own).__name__}, but "
+                f"expected at most {n_codes} code words of {rows.shape[1]} values."
+            )
+        padding = np.repeat(centers[:1], n_codes - n_found, axis=0)
+        return np.concatenate([centers, padding]), n_found
+
+    return train

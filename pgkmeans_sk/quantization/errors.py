@@ -1,0 +1,26 @@
+"""How far decoded rows are from what they stand for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.codes.decoder import Decoder
+
+NUMBERS_AT_ONCE = 2**20
+"""Values that are decoded at a time, so that no second matrix as large as the first is needed."""
+
+
+def sq_errors(
+    decoder: Decoder, X: NDArray[np.floating], codes: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Squared distance of each row of ``X`` (n, d) to what its codes decode to, (n,)."""
+    errors = np.empty(len(X))
+    step = max(1, NUMBERS_AT_ONCE // X.shape[1])
+    for start in range(0, len(X), step):
+        some = slice(start, start + step)
+        difference = np.subtract(X[some], decoder.decode(codes[some]), dtype=np.float64)
+        np.einsum("ij,ij->i", difference, difference, out=errors[some])
+    return errors
