@@ -25,6 +25,7 @@ from benchmarks import (
     empty_clusters,
     growth,
     line,
+    packing,
     report,
     scaling,
     scaling_plot,
@@ -107,6 +108,15 @@ def _add_line(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_packing(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("packing", help="GB/s of packing and unpacking codes")
+    parser.add_argument("--widths", type=_numbers, default=list(packing.WIDTHS))
+    parser.add_argument("--codes", type=int, default=packing.N_CODES)
+    parser.add_argument("--row-length", type=int, default=packing.ROW_LENGTH)
+    parser.add_argument("--rounds", type=int, default=5)
+    return parser
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; its help is the manual of the harness."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -139,8 +149,9 @@ def build_parser() -> argparse.ArgumentParser:
     quality = _add_curves(commands)
     sizes = _add_scaling(commands)
     on_a_line = _add_line(commands)
+    bits = _add_packing(commands)
 
-    for command in (fast, first, study, quality, sizes, on_a_line):
+    for command in (fast, first, study, quality, sizes, on_a_line, bits):
         where = "write the result here (a bare name: in benchmarks/results)"
         command.add_argument("--json", type=Path, metavar="PATH", help=where)
 
@@ -212,6 +223,14 @@ def _run(arguments: argparse.Namespace, console: Console) -> report.Result:
             long_run=arguments.long_run,
         )
         return line.run(plan, console)
+    if arguments.command == "packing":
+        plan = packing.Plan(
+            widths=arguments.widths,
+            n_codes=arguments.codes,
+            row_length=arguments.row_length,
+            rounds=arguments.rounds,
+        )
+        return packing.run(plan, console)
     if arguments.command == "speed":
         plan = speed.Plan(
             cases=arguments.cases,

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import growth, line, quality
+from benchmarks import growth, line, packing, quality
 from benchmarks.sheets import (
     Sheet,
     as_mebibytes,
@@ -196,6 +196,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "curves": quality.sheets,
     "scaling": growth.sheets,
     "line": line.sheets,
+    "packing": packing.sheets,
 }
 
 
@@ -252,6 +253,7 @@ _COMPARABLE = {
         ("series", "library", "n", "d", "k", "threads"), "seconds_per_iteration", has_sse=False
     ),
     "line": _Comparable(("data", "n", "k", "library")),
+    "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
 }
 
 

@@ -34,6 +34,15 @@ def check_integer(name: str, value: Any, smallest: int) -> None:
         raise InvalidParameterError(f"Got {name}={value!r}, but expected an int >= {smallest}.")
 
 
+def check_integer_between(name: str, value: Any, smallest: int, largest: int) -> None:
+    """Raise unless ``value`` is an integer from ``smallest`` to ``largest``."""
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool | np.bool_)
+    if not is_integer or not smallest <= value <= largest:
+        raise InvalidParameterError(
+            f"Got {name}={value!r}, but expected an int from {smallest} to {largest}."
+        )
+
+
 def check_number(name: str, value: Any, smallest: float, *, strictly: bool = False) -> None:
     """Raise unless ``value`` is a finite number >= ``smallest`` (> if ``strictly``)."""
     is_number = isinstance(value, Real) and not isinstance(value, bool | np.bool_)

@@ -5,7 +5,9 @@ Nothing here imports a kernel. Tests compare with these functions; in doubt, the
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -262,6 +264,27 @@ def line_optimum(errors: NDArray[np.float64], n_clusters: int) -> float:
     for _ in range(n_clusters - 1):
         best = (best[:, np.newaxis] + steps).min(axis=0)
     return float(best[-1])
+
+
+# ------------------------------------------------------------------ codes
+
+
+def packed(codes: Any, n_bits: int) -> NDArray[np.uint8]:
+    """The lowest bits of all codes one after the other, eight in a byte."""
+    bits = (np.ravel(codes)[:, np.newaxis] >> np.arange(n_bits, dtype=np.uint8)) & 1
+    return np.packbits(bits.astype(np.uint8), bitorder="little")
+
+
+def unpacked(packed: NDArray[np.uint8], n_bits: int, count: int) -> NDArray[np.int64]:
+    """The first ``count`` codes."""
+    bits = np.unpackbits(packed, bitorder="little")[: count * n_bits].reshape(count, n_bits)
+    return (bits.astype(np.int64) << np.arange(n_bits)).sum(axis=1)
+
+
+def entropy_bits(codes: Any) -> float:
+    """Shannon entropy of the frequencies, in bits per code."""
+    shares = [count / len(codes) for count in Counter(codes).values()]
+    return math.fsum(share * math.log2(1 / share) for share in shares)
 
 
 # ------------------------------------------------------------------ Lloyd

@@ -11,6 +11,7 @@ from benchmarks import (
     data,
     efforts,
     growth,
+    packing,
     plotting,
     quality,
     report,
@@ -18,6 +19,7 @@ from benchmarks import (
 )
 from benchmarks.__main__ import build_parser
 from benchmarks.wordpiece import WordPiece
+from tests import reference
 
 MACHINE = {"cpu": "a processor", "cores": 2, "date": "2026-01-02T03:04:05+00:00", "python": "3.11"}
 HEAD = {"machine": MACHINE, "versions": {"numpy": "2.0", "faiss-cpu": "not installed"}}
@@ -109,6 +111,29 @@ LINE = HEAD | {
         )
     ],
     "skipped": [],
+}
+
+PACKING = HEAD | {
+    "kind": "packing",
+    "settings": {"rounds": 1},
+    "rows": [
+        {
+            "task": "unpack",
+            "n_bits": 12,
+            "n": 960,
+            "row_length": 96,
+            "library": library,
+            "seconds": seconds,
+            "all_seconds": [seconds],
+            "gigabytes_per_second": 2 * 960 / seconds / 1e9,
+            "speed_to_copy": 1e-6 / seconds,
+        }
+        for library, seconds in (
+            (packing.OURS, 0.5e-6),
+            (packing.ONE_THREAD, 2e-6),
+            (packing.COPY, 1e-6),
+        )
+    ],
 }
 
 
@@ -219,7 +244,9 @@ class TestGrowth:
                 assert len({getattr(size, other) for size in sizes}) == 1
 
 
-@pytest.mark.parametrize("result", [CURVES, SCALING, LINE], ids=lambda result: result["kind"])
+@pytest.mark.parametrize(
+    "result", [CURVES, SCALING, LINE, PACKING], ids=lambda result: result["kind"]
+)
 class TestReport:
     def test_markdown_has_rectangular_tables_and_says_where(self, result):
         text = report.to_markdown(result, "somewhere.json")
@@ -228,7 +255,7 @@ class TestReport:
             assert len({line.count("|") for line in lines}) <= 1
         assert "a processor, 2 cores, 2026-01-02" in text
         assert "Source: `somewhere.json`." in text
-        for skip in result["skipped"]:
+        for skip in result.get("skipped", ()):
             assert skip["reason"] in text
 
     def test_terminal_and_file(self, result, tmp_path):
@@ -251,6 +278,42 @@ def test_line_table():
     assert table["kmeans1d"]["PGKMeans / this"] == "0.250"
     assert table["other"]["SSE to best"] == "+25.00 %"
     assert sheet.title == "encoder weights (1 000 values, K=16)"
+
+
+class TestPacking:
+    def test_table(self):
+        (sheet,) = report.SHEETS["packing"](PACKING)
+        row = table_of(sheet)["12"]
+        assert row["pgkmeans-sk GB/s"] == "3.84"
+        assert row["copy GB/s"] == "1.92"
+        assert row["pgkmeans-sk: speed to copy"] == "2.00"
+        assert row["pgkmeans-sk, 1 thread: speed to copy"] == "0.50"
+        assert sheet.title == "unpack (960 codes, rows of 96)"
+
+    @pytest.mark.parametrize("n_bits", range(1, 17))
+    def test_numpys_way(self, n_bits, monkeypatch):
+        monkeypatch.setattr(packing, "_NUMPY_CHUNK", 64)
+        dtype = np.uint8 if n_bits <= 8 else np.uint16
+        codes = np.random.default_rng(0).integers(0, 2**n_bits, 200, dtype=dtype)
+        packed = packing.pack_by_numpy(codes, n_bits)
+        np.testing.assert_array_equal(packed, reference.packed(codes, n_bits))
+        np.testing.assert_array_equal(packing.unpack_by_numpy(packed, n_bits, 200), codes)
+
+    def test_run_on_few_codes(self, monkeypatch):
+        # Seconds mean nothing here.
+        monkeypatch.setattr(clock, "SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr(clock, "SHORTEST_TIMING", 1e-9)
+        plan = packing.Plan(widths=[3, 8, 12], n_codes=240, row_length=8, rounds=2)
+        result = packing.run(plan, Console(quiet=True))
+        assert [sheet.title for sheet in report.SHEETS["packing"](result)] == [
+            f"{task} (240 codes, rows of 8)" for task in ("pack", "unpack", "rows in any order")
+        ]
+        assert len(result["rows"]) == 3 * 3 * 5
+        assert all(row["seconds"] > 0 and len(row["all_seconds"]) == 2 for row in result["rows"])
+
+    def test_rows_that_are_no_whole_bytes(self):
+        with pytest.raises(ValueError, match="Got row_length=12, but expected a multiple of 8"):
+            packing.run(packing.Plan(row_length=12), Console(quiet=True))
 
 
 class TestCurvesPlan:
@@ -353,7 +416,9 @@ def test_wordpiece_takes_the_longest_pieces(tmp_path):
     assert tokenizer.encode("cafe cafe cafe cafe", longest=4) == [1, 7, 7, 2]
 
 
-@pytest.mark.parametrize("command", ["speed", "curves", "scaling", "line", "plot", "report"])
+@pytest.mark.parametrize(
+    "command", ["speed", "curves", "scaling", "line", "packing", "plot", "report"]
+)
 def test_help_of_each_command(command, capsys):
     with pytest.raises(SystemExit) as stop:
         build_parser().parse_args([command, "--help"])
