@@ -61,7 +61,7 @@ class Decoder:
     @property
     def is_shared(self) -> bool:
         """Whether all blocks use one codebook, although there is more than one."""
-        return self.codebooks.shape[1] < self.n_blocks
+        return bool(self.codebooks.shape[1] < self.n_blocks)
 
     @property
     def n_codes(self) -> int:
