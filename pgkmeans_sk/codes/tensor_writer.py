@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from pgkmeans_sk.codes.atomic import replaced
@@ -173,7 +174,7 @@ def header(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
         the header is longer than readers accept.
     """
     _check_names(specs)
-    _check_texts(metadata)
+    check_texts(metadata)
     content: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     for spec, begin, end in _laid_out(specs):
         content[spec.name] = {
@@ -200,10 +201,13 @@ def _check_names(specs: Sequence[TensorSpec]) -> None:
             raise ValueError(f"got a tensor with the name {spec.name!r}, but expected Unicode")
 
 
-def _check_texts(metadata: Mapping[str, str]) -> None:
+def check_texts(metadata: Mapping[str, str]) -> None:
+    """Raise unless keys and values are strings that a header can hold."""
     for key, value in metadata.items():
         if not is_text(key) or not is_text(value):
-            raise ValueError(f"got metadata {key!r}: {value!r}, but expected two Unicode strings")
+            raise ValueError(
+                f"got metadata {short(key)}: {short(value)}, but expected two Unicode strings"
+            )
 
 
 def is_text(value: object) -> bool:
