@@ -31,7 +31,7 @@ HOMES = {
     **dict.fromkeys(("typer", "rich", "yaml"), ("cli.py",)),
     **dict.fromkeys(("faiss", "transformers"), ("interop/*.py",)),
     "torch": ("engines/torch_device.py", "nn/*.py"),
-    "safetensors": ("codes/storage.py",),
+    "safetensors": ("codes/tensor_file.py",),
     "matplotlib": ("displays.py",),
 }
 

@@ -1,0 +1,165 @@
+"""Records of what a file of codes holds: its tensors without their arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.codes.matrix_layout import MatrixLayout, check_size
+from pgkmeans_sk.codes.tensor_writer import TensorSpec, check_texts, is_text
+
+ORIGINAL_DTYPES = ("F64", "F32", "F16", "BF16")
+"""Of tensors before compression."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressedDescription:
+    """A compressed tensor, without its arrays.
+
+    The matrix has the sizes along ``axis`` as rows, and all others, flattened, as columns.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the tensor before compression; each size is at least 1.
+    dtype : str
+        Of the tensor before compression: "F64", "F32", "F16" or "BF16". Decoded rows are of
+        ``layout.dtype``.
+    axis : int
+        The axis that became rows.
+    aliases : tuple of str
+        Other names of the same tensor (tied weights).
+    layout : MatrixLayout
+        Sizes and dtypes of the arrays.
+    relative_error, entropy : float
+        As of ``CompressedMatrix``.
+    checksums : mapping of str to int
+        CRC-32 of each array.
+
+    Raises
+    ------
+    ValueError
+        If shape, dtype or axis do not go with the layout.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    layout: MatrixLayout
+    axis: int = 0
+    aliases: tuple[str, ...] = ()
+    relative_error: float = 0.0
+    entropy: float = 0.0
+    checksums: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ORIGINAL_DTYPES:
+            raise ValueError(
+                f"got dtype={self.dtype!r}, but expected one of {', '.join(ORIGINAL_DTYPES)}"
+            )
+        matrix_shape = rows_and_columns(self.shape, self.axis)
+        expected = self.layout.n_rows, self.layout.n_features
+        if matrix_shape != expected:
+            raise ValueError(
+                f"got the shape {self.shape} with axis={self.axis}, but expected one of "
+                f"{expected[0]} rows and {expected[1]} columns"
+            )
+
+    def restore(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Decoded rows (n_rows, n_features) in the shape of the tensor, not copied."""
+        others = self.shape[: self.axis] + self.shape[self.axis + 1 :]
+        return np.moveaxis(rows.reshape(self.shape[self.axis], *others), 0, self.axis)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CarriedDescription:
+    """A tensor that is stored as it was.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Its shape.
+    dtype : str
+        Its dtype, any that safetensors has.
+    aliases : tuple of str
+        Other names of the same tensor.
+    checksum : int
+        CRC-32 of its bytes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    aliases: tuple[str, ...] = ()
+    checksum: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileDescription:
+    """All that a file holds, without its arrays.
+
+    Attributes
+    ----------
+    compressed : mapping of str to CompressedDescription
+        By name.
+    carried : mapping of str to CarriedDescription
+        By name.
+    metadata : mapping of str to str
+        What the original file said beside its tensors.
+
+    Raises
+    ------
+    ValueError
+        If two tensors have one name, or would be stored under one; a text is not Unicode.
+    """
+
+    compressed: Mapping[str, CompressedDescription]
+    carried: Mapping[str, CarriedDescription]
+    metadata: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        names: list[str] = []
+        for tensors in (self.compressed, self.carried):
+            for name, tensor in tensors.items():
+                names += (name, *tensor.aliases)
+        _check_unique("two tensors of the name", names)
+        for name in names:
+            if not is_text(name):
+                raise ValueError(f"got the name {name!r}, but expected Unicode")
+        check_texts(self.metadata)
+        _check_unique("two tensors to store as", (spec.name for spec in self.specs()))
+
+    def specs(self) -> list[TensorSpec]:
+        """The tensors of the safetensors file."""
+        found = [
+            TensorSpec(stored_name(name, part), dtype, shape)
+            for name, tensor in self.compressed.items()
+            for part, (dtype, shape) in tensor.layout.parts().items()
+        ]
+        carried = self.carried.items()
+        return found + [TensorSpec(name, tensor.dtype, tensor.shape) for name, tensor in carried]
+
+
+def rows_and_columns(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
+    """The shape of the matrix for a tensor; ValueError if it has none."""
+    for size in shape:
+        check_size("a size of the shape", size)
+    if isinstance(axis, bool) or not isinstance(axis, int) or not 0 <= axis < len(shape):
+        raise ValueError(f"got axis={axis!r}, but expected one of the {len(shape)} axes of {shape}")
+    return shape[axis], prod(shape[:axis] + shape[axis + 1 :])
+
+
+def stored_name(name: str, part: str) -> str:
+    """What an array of a compressed tensor is called in the file."""
+    return f"{name}.{part}"
+
+
+def _check_unique(what: str, names: Iterable[str]) -> None:
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"got {what} {name!r}, but expected unique names")
+        seen.add(name)
