@@ -18,9 +18,13 @@ LEVELS = (
     ("pipeline/*.py",),
     ("quantization/*.py",),
     ("kmeans.py", "fitted.py", "functional.py", "parameters.py", "product_quantizer.py"),
+    ("spec.py", "spec_yaml.py"),
+    ("weight_report.py", "weight_plan.py", "weight_files.py"),
     ("nn/*.py", "interop/*.py"),
-    ("displays.py", "cli.py"),
+    ("displays.py",),
     ("__init__.py",),
+    ("cli/*.py",),  # a user of the package, as anybody outside it
+    ("__main__.py",),
 )
 
 # Where a library may be imported, inside functions too. One that is not listed, nowhere.
@@ -28,7 +32,9 @@ HOMES = {
     **dict.fromkeys(("numpy", "scipy", "sklearn", "joblib", "threadpoolctl"), ("*",)),
     **dict.fromkeys(("numba", "llvmlite"), ("kernels/*.py",)),
     **dict.fromkeys(("dask", "distributed"), ("engines/dask_blocks.py",)),
-    **dict.fromkeys(("typer", "rich", "yaml"), ("cli.py",)),
+    **dict.fromkeys(("typer", "rich"), ("cli/*.py",)),
+    **dict.fromkeys(("pandas", "polars"), ("cli/read_rows.py",)),
+    "yaml": ("spec_yaml.py",),
     **dict.fromkeys(("faiss", "transformers"), ("interop/*.py",)),
     "torch": ("engines/torch_device.py", "nn/*.py"),
     "safetensors": ("codes/tensor_file.py",),
