@@ -5,6 +5,8 @@ from pgkmeans_sk.functional import pg_kmeans
 from pgkmeans_sk.kmeans import PGKMeans
 from pgkmeans_sk.product_quantizer import ProductQuantizer
 from pgkmeans_sk.results import RepairRecord
+from pgkmeans_sk.spec import Spec
+from pgkmeans_sk.weight_files import compress_file, decompress_file, describe_file
 
 __version__ = "0.1.0.dev0"
 
@@ -13,6 +15,10 @@ __all__ = [
     "PGKMeans",
     "ProductQuantizer",
     "RepairRecord",
+    "Spec",
     "__version__",
+    "compress_file",
+    "decompress_file",
+    "describe_file",
     "pg_kmeans",
 ]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from numpy.typing import NDArray
 
@@ -159,6 +159,15 @@ class TensorFile:
         raw = self.raw(name)
         with naming(f"{self.path}: tensor {name!r}"):
             return to_array(raw, self.dtype(name), self.shape(name))
+
+    def release(self) -> None:
+        """Let what was read so far leave the memory of the process; it is read again if needed.
+
+        Pages of the file count as memory of the process from the moment they are looked at. Who
+        goes through a large file from tensor to tensor would seem to hold all of it in the end.
+        """
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            cast(mmap.mmap, self._map.obj).madvise(mmap.MADV_DONTNEED)
 
     def _place(self, name: str) -> _Place:
         if name not in self._places:

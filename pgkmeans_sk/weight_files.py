@@ -1,0 +1,382 @@
+"""Compressing a file of weights to a file of codes and back, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
+from pgkmeans_sk.codes.matrix import CompressedMatrix
+from pgkmeans_sk.codes.size import matrix_bytes
+from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor, open_tensors, save_tensors
+from pgkmeans_sk.codes.stored_file import StoredFile
+from pgkmeans_sk.codes.tensor_dtypes import stored_bytes, to_bytes
+from pgkmeans_sk.codes.tensor_file import TensorFile, naming
+from pgkmeans_sk.codes.tensor_writer import TensorEntry, TensorSpec, header_bytes, write_tensors
+from pgkmeans_sk.spec import Spec
+from pgkmeans_sk.validation import check_integer
+from pgkmeans_sk.weight_plan import PlannedTensor, is_compressed, plan_tensors
+from pgkmeans_sk.weight_report import UNKNOWN_REASON, FileReport, TensorReport
+
+Progress = Callable[[str, int, int], None]
+"""``(name, done, total)``: a tensor begins, so many bytes are done; at the end, the name is ""."""
+
+
+def compress_file(
+    source: str | PathLike[str],
+    target: str | PathLike[str],
+    spec: Any = None,
+    *,
+    random_state: int | None = 0,
+    progress: Progress | None = None,
+) -> FileReport:
+    """Compress the weights of a safetensors file.
+
+    Tensors of floats with 2 axes or more are compressed as matrices of ``shape[0]`` rows; all
+    others, those that are too small, and those that the spec skips are carried bit for bit. Large
+    tensors that are equal are stored once (tied weights).
+
+    Parameters
+    ----------
+    source : str or PathLike
+        A safetensors file.
+    target : str or PathLike
+        The file of codes (docs/storage_format.md). One that is there is replaced when all is done.
+    spec : Spec, TensorSettings, dict or None
+        How tensors are to be compressed; None means defaults for all.
+    random_state : int or None, default=0
+        For the ``ProductQuantizer`` of each tensor. With an int, the file has the same bytes each
+        time, for any number of threads.
+    progress : callable or None
+        Is told what is being done: ``progress(name, done, total)``, in bytes of the source.
+
+    Returns
+    -------
+    report : FileReport
+        What became of each tensor.
+
+    Raises
+    ------
+    ValueError
+        If ``source`` is not a safetensors file, or one of codes already; if the codebooks of a
+        tensor do not fit into their dtype. Nothing is written then.
+    OSError
+        If a file cannot be read or written.
+    ImportError
+        If the library safetensors is absent.
+    """
+    begin = time.perf_counter()
+    spec = Spec.of(spec)
+    if random_state is not None:
+        check_integer("random_state", random_state, 0)
+    with TensorFile(source) as file:
+        plan = plan_tensors(file, spec)
+        clock = _Clock(progress, sum(t.n_bytes for t in plan.tensors if t.layout is not None))
+        done: dict[str, TensorReport] = {}
+
+        def compress(tensor: PlannedTensor) -> CompressedMatrix:
+            with clock.timed(tensor.name, tensor.n_bytes) as timing:
+                matrix = _compressed(file, tensor, random_state)
+            facts = facts_of(matrix)
+            done[tensor.name] = replace(tensor.report(), seconds=timing.seconds, **facts)
+            return matrix
+
+        compressed = {
+            t.name: StoredTensor(
+                shape=t.shape,
+                dtype=t.dtype,
+                matrix=partial(compress, t),
+                layout=t.layout,
+                aliases=t.aliases,
+            )
+            for t in plan.tensors
+            if t.layout is not None
+        }
+        carried = {
+            t.name: CarriedTensor(
+                shape=t.shape, dtype=t.dtype, source=partial(file.raw, t.name), aliases=t.aliases
+            )
+            for t in plan.tensors
+            if t.layout is None
+        }
+        save_tensors(target, compressed, carried, file.metadata)
+        clock.finish()
+    return FileReport(
+        path=str(target),
+        n_bytes=Path(target).stat().st_size,
+        header_bytes=plan.predicted_bytes()[""],
+        original_bytes=plan.original_bytes,
+        tensors=tuple(done.get(t.name) or t.report() for t in plan.tensors),
+        metadata=dict(plan.metadata),
+        unused_rules=plan.unused_rules,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def decompress_file(
+    source: str | PathLike[str],
+    target: str | PathLike[str],
+    *,
+    progress: Progress | None = None,
+) -> FileReport:
+    """Write the tensors of a file of codes as a plain safetensors file.
+
+    It has the names, shapes, dtypes and metadata of the file that was compressed. Values are those
+    of ``ProductQuantizer.inverse_transform``; BF16 is rounded from float32, to nearest even.
+
+    Parameters
+    ----------
+    source : str or PathLike
+        What ``compress_file`` wrote.
+    target : str or PathLike
+        The safetensors file. One that is there is replaced when all is done.
+    progress : callable or None
+        Is told what is being done: ``progress(name, done, total)``, in bytes of the target.
+
+    Returns
+    -------
+    report : FileReport
+        Of ``source``.
+
+    Raises
+    ------
+    ValueError
+        If it is no file of codes, of a newer version, or damaged.
+    OSError
+        If a file cannot be read or written.
+    ImportError
+        If the library safetensors is absent.
+    """
+    begin = time.perf_counter()
+    with open_tensors(source) as file:
+        done: dict[str, TensorReport] = {}
+        clock = _Clock(progress, sum(stored_bytes(s.dtype, s.shape) for s, _ in _plain(file)))
+
+        def bytes_of(stored: str, n_bytes: int) -> memoryview:
+            with clock.timed(stored, n_bytes) as timing:
+                content, facts = _decompressed(file, stored)
+            done[stored] = _stored_report(file, stored, facts, timing.seconds)
+            return content
+
+        entries = [
+            TensorEntry(*spec, partial(bytes_of, stored, stored_bytes(spec.dtype, spec.shape)))
+            for spec, stored in _plain(file)
+        ]
+        write_tensors(target, entries, file.metadata)
+        clock.finish()
+        tensors = tuple(done[name] for name in _names(file))
+        return _stored_file_report(source, file, tensors, time.perf_counter() - begin)
+
+
+def describe_file(path: str | PathLike[str], *, progress: Progress | None = None) -> FileReport:
+    """Say what is in a safetensors file, compressed or not; all of a compressed one is checked.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        The file.
+    progress : callable or None
+        Is told what is being done: ``progress(name, done, total)``, in bytes of the file.
+
+    Returns
+    -------
+    report : FileReport
+        Tensors of a plain file count as carried.
+
+    Raises
+    ------
+    ValueError
+        If it is not a safetensors file; if it is one of codes, and of a newer version or damaged.
+    OSError
+        If it cannot be read.
+    ImportError
+        If the library safetensors is absent.
+    """
+    with TensorFile(path) as plain:
+        if not is_compressed(plain):
+            return _plain_file_report(plain)
+    with open_tensors(path) as file:
+        clock = _Clock(progress, file.n_bytes)
+        tensors = []
+        for name in _names(file):
+            report = _stored_report(file, name, {}, None)
+            with clock.timed(name, report.stored_bytes):
+                facts = {}
+                if name in file.compressed:
+                    facts = facts_of(file.matrix(name))
+                else:
+                    file.raw(name)  # compares its checksum
+            tensors.append(replace(report, **facts))
+        clock.finish()
+        return _stored_file_report(path, file, tuple(tensors), None)
+
+
+# ------------------------------------------------------------------ compressing
+
+
+def _compressed(
+    file: TensorFile, tensor: PlannedTensor, random_state: int | None
+) -> CompressedMatrix:
+    quantizer = tensor.settings.quantizer(random_state)
+    rows = file.array(tensor.name).reshape(tensor.shape[0], -1)
+    file.release()  # that was a copy
+    with naming(f"{file.path}: tensor {tensor.name!r}"), warnings.catch_warnings():
+        # Fewer distinct blocks than code words: the report counts the words that are not used.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return quantizer.compress(rows)
+
+
+def facts_of(matrix: CompressedMatrix) -> dict[str, Any]:
+    """What a ``TensorReport`` says of a matrix beyond its shape."""
+    used = used_words(matrix)
+    return {
+        "relative_error": matrix.relative_error,
+        "entropy": matrix.entropy,
+        "n_code_words": used.size,
+        "n_unused_words": int(used.size - used.sum()),
+    }
+
+
+def used_words(matrix: CompressedMatrix) -> NDArray[np.bool_]:
+    """Which code words occur, (n_stages, n_books, n_codes)."""
+    decoder = matrix.decoder
+    codes = matrix.codes()
+    used = np.zeros(decoder.codebooks.shape[:3], dtype=np.bool_)
+    for column in range(decoder.n_block_codes):
+        stage, block = divmod(column, decoder.n_blocks)
+        used[stage, 0 if decoder.is_shared else block, codes[:, column]] = True
+    return used
+
+
+# ------------------------------------------------------------------ files of codes
+
+
+def _names(file: StoredFile) -> dict[str, CompressedDescription | CarriedDescription]:
+    """All that is stored, by its first name."""
+    return {**file.compressed, **file.carried}
+
+
+def _plain(file: StoredFile) -> Iterator[tuple[TensorSpec, str]]:
+    """Each tensor of the file that was compressed, and the name under which it is stored now."""
+    for stored, described in _names(file).items():
+        for name in (stored, *described.aliases):
+            yield TensorSpec(name, described.dtype, described.shape), stored
+
+
+def _decompressed(file: StoredFile, name: str) -> tuple[memoryview, dict[str, Any]]:
+    """The bytes of a tensor as it was, and the facts of its matrix."""
+    if name not in file.compressed:
+        return file.raw(name), {}
+    described = file.compressed[name]
+    matrix = file.matrix(name)
+    return to_bytes(described.restore(matrix.decode()), described.dtype), facts_of(matrix)
+
+
+def _stored_report(
+    file: StoredFile, name: str, facts: dict[str, Any], seconds: float | None
+) -> TensorReport:
+    described = _names(file)[name]
+    n_bytes = size = stored_bytes(described.dtype, described.shape)
+    if isinstance(described, CompressedDescription):
+        size = sum(matrix_bytes(described.layout).values())
+    return TensorReport(
+        name=name,
+        aliases=described.aliases,
+        shape=described.shape,
+        dtype=described.dtype,
+        original_bytes=n_bytes * (1 + len(described.aliases)),
+        stored_bytes=size,
+        seconds=seconds,
+        carried_because=None if name in file.compressed else UNKNOWN_REASON,
+        **facts,
+    )
+
+
+def _stored_file_report(
+    path: str | PathLike[str],
+    file: StoredFile,
+    tensors: tuple[TensorReport, ...],
+    seconds: float | None,
+) -> FileReport:
+    plain_header = header_bytes([spec for spec, _ in _plain(file)], file.metadata)
+    return FileReport(
+        path=str(path),
+        n_bytes=file.n_bytes,
+        header_bytes=file.n_bytes - sum(tensor.stored_bytes for tensor in tensors),
+        original_bytes=plain_header + sum(tensor.original_bytes for tensor in tensors),
+        tensors=tensors,
+        metadata=dict(file.metadata),
+        seconds=seconds,
+    )
+
+
+def _plain_file_report(file: TensorFile) -> FileReport:
+    tensors = tuple(
+        TensorReport(
+            name=name,
+            aliases=(),
+            shape=file.shape(name),
+            dtype=file.dtype(name),
+            original_bytes=file.raw(name).nbytes,
+            stored_bytes=file.raw(name).nbytes,
+            carried_because="not a compressed file",
+        )
+        for name in file.names
+    )
+    return FileReport(
+        path=str(file.path),
+        n_bytes=file.n_bytes,
+        header_bytes=file.n_bytes - sum(tensor.stored_bytes for tensor in tensors),
+        original_bytes=file.n_bytes,
+        tensors=tensors,
+        metadata=dict(file.metadata),
+        is_compressed=False,
+    )
+
+
+# ------------------------------------------------------------------ time
+
+
+class _Clock:
+    """Measures how long each tensor takes, and tells the caller how far the work is."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._done, self._total = 0, total
+
+    @contextmanager
+    def timed(self, name: str, n_bytes: int) -> Iterator[_Timing]:
+        """The time that the block takes, for a tensor of so many bytes."""
+        self._tell(name)
+        timing = _Timing()
+        begin = time.perf_counter()
+        yield timing
+        timing.seconds = time.perf_counter() - begin
+        self._done += n_bytes
+
+    def finish(self) -> None:
+        """Tell that all is done."""
+        self._done = self._total
+        self._tell("")
+
+    def _tell(self, name: str) -> None:
+        if self._progress is not None:
+            self._progress(name, self._done, self._total)
+
+
+@dataclass
+class _Timing:
+    """Seconds of a block, known when it is over."""
+
+    seconds: float = 0.0
