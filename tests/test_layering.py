@@ -17,7 +17,8 @@ LEVELS = (
     ("engines/*.py", "codes/*.py"),
     ("pipeline/*.py",),
     ("quantization/*.py",),
-    ("kmeans.py", "fitted.py", "functional.py", "parameters.py", "product_quantizer.py"),
+    ("kmeans.py", "fitted.py", "functional.py", "parameters.py")
+    + ("product_quantizer.py", "quantizer_parameters.py"),
     ("nn/*.py", "interop/*.py"),
     ("displays.py", "cli.py"),
     ("__init__.py",),
@@ -29,7 +30,7 @@ HOMES = {
     **dict.fromkeys(("numba", "llvmlite"), ("kernels/*.py",)),
     **dict.fromkeys(("dask", "distributed"), ("engines/dask_blocks.py",)),
     **dict.fromkeys(("typer", "rich", "yaml"), ("cli.py",)),
-    **dict.fromkeys(("faiss", "transformers"), ("interop/*.py",)),
+    **dict.fromkeys(("faiss", "nanopq", "transformers"), ("interop/*.py",)),
     "torch": ("engines/torch_device.py", "nn/*.py"),
     "safetensors": ("codes/tensor_file.py",),
     "matplotlib": ("displays.py",),
