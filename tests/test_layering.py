@@ -17,8 +17,14 @@ LEVELS = (
     ("engines/*.py", "codes/*.py"),
     ("pipeline/*.py",),
     ("quantization/*.py",),
-    ("kmeans.py", "fitted.py", "functional.py", "parameters.py")
-    + ("product_quantizer.py", "quantizer_parameters.py"),
+    (
+        "kmeans.py",
+        "fitted.py",
+        "functional.py",
+        "parameters.py",
+        "product_quantizer.py",
+        "quantizer_parameters.py",
+    ),
     ("nn/*.py", "interop/*.py"),
     ("displays.py", "cli.py"),
     ("__init__.py",),
