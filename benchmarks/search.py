@@ -62,6 +62,7 @@ def prepare(X: Floats, n_blocks: int, n_bits: int) -> Problem:
 
     index = faiss.IndexPQ(X.shape[1], n_blocks, n_bits)
     index.pq.cp.niter = ITERATIONS
+    index.pq.cp.min_points_per_centroid = 1  # no warning for each block
     index.train(X)
     index.add(X)
     packed = faiss.vector_to_array(index.codes).reshape(len(X), -1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from pgkmeans_sk import validation
@@ -19,17 +19,17 @@ from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.packing import code_bits, pack
 from pgkmeans_sk.codes.search import METRICS, nearest_rows
 from pgkmeans_sk.fitted import unchanged_on_error
-from pgkmeans_sk.quantization.codebooks import trainer_of
+from pgkmeans_sk.quantization.encode import Encoder
 from pgkmeans_sk.quantization.errors import sq_errors
 from pgkmeans_sk.quantization.fit import fit_quantizer
-from pgkmeans_sk.quantization.importance import check_importance
-from pgkmeans_sk.quantization.settings import QuantizerSettings
-
-CODEBOOKS = ("per_block", "shared")
-ROTATIONS = ("hadamard", "opq")
-SCALES = ("row", "block")
-DTYPES = ("float16", "float32", "float64")
-MOST_CODES = 65_536
+from pgkmeans_sk.quantization.stages import Fitted
+from pgkmeans_sk.quantizer_parameters import (
+    check_codes,
+    check_enough_blocks,
+    check_importance,
+    check_parameters,
+    settings_of,
+)
 
 
 class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -195,28 +195,75 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If blocks have fewer distinct values than ``n_codes``.
         """
         with unchanged_on_error(self):
-            self._check_parameters()
+            check_parameters(self)
             is_half = getattr(X, "dtype", None) == np.float16
             X = validation.check_rows(self, X, reset=True, accept_sparse=False)
             output_dtype = np.dtype(np.float16) if is_half else X.dtype
             weights = validation.check_weights(sample_weight, X)
-            settings = self._settings(X, output_dtype)
-            self._check_enough_blocks(X, settings)
+            settings = settings_of(self, X, output_dtype)
+            check_enough_blocks(X, settings)
             if importance is not None:
-                importance = check_importance(importance, X.shape[1], settings.block_size)
-                self._check_metric(importance)
+                importance = check_importance(importance, X.shape[1], settings)
             rng = check_random_state(self.random_state)
-            fitted = fit_quantizer(X, weights, importance, settings, rng)
-            self._encoder = fitted.encoder
-            self.decoder_ = fitted.encoder.decoder
-            self.codebooks_ = self.decoder_.codebooks
-            self.n_effective_codes_ = fitted.n_effective_codes
-            self.code_bits_ = code_bits(int(self.n_codes))
-            bits = self.decoder_.n_block_codes * self.code_bits_ + 8 * (self.scale == "row")
-            self.bits_per_weight_ = bits / X.shape[1]
-            self._n_features_out = self.decoder_.n_columns
+            self._remember(fit_quantizer(X, weights, importance, settings, rng))
             self._warn_of_copies()
         return self
+
+    @classmethod
+    def from_decoder(cls, decoder: Decoder) -> Self:
+        """A quantizer that is fitted already: its codes are those of ``decoder``.
+
+        Parameters
+        ----------
+        decoder : Decoder
+            Of another quantizer, of a ``CompressedMatrix``, or made by hand.
+
+        Returns
+        -------
+        pq : ProductQuantizer
+            With the parameters that the decoder shows. Distances are Euclidean: a metric that was
+            given for ``importance`` is not part of a decoder.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from pgkmeans_sk import ProductQuantizer
+        >>> X = np.random.default_rng(0).normal(size=(500, 8))
+        >>> small = ProductQuantizer(4, 16, random_state=0).compress(X)
+        >>> pq = ProductQuantizer.from_decoder(small.decoder)
+        >>> bool((pq.transform(X) == small.codes()).all())
+        True
+        """
+        rotation = None
+        if decoder.rotation is not None:
+            rotation = "opq" if decoder.rotation.width == 1 else "hadamard"
+        scale = "row" if decoder.row_scales is not None else None
+        pq = cls(
+            decoder.block_size,
+            decoder.n_codes,
+            codebook="shared" if decoder.is_shared else "per_block",
+            n_stages=decoder.n_stages,
+            rotation=rotation,
+            scale="block" if decoder.block_scales is not None else scale,
+            codebook_dtype=decoder.codebooks.dtype.name,
+        )
+        pq.n_features_in_ = decoder.n_features
+        books = decoder.codebooks.reshape(-1, decoder.n_codes, decoder.block_size)
+        n_distinct = [len(np.unique(book, axis=0)) for book in books]
+        n_effective = np.reshape(n_distinct, decoder.codebooks.shape[:2])
+        pq._remember(Fitted(Encoder(decoder), n_effective))
+        return pq
+
+    def _remember(self, fitted: Fitted) -> None:
+        """Set the fitted attributes."""
+        self._encoder = fitted.encoder
+        self.decoder_ = decoder = fitted.encoder.decoder
+        self.codebooks_ = decoder.codebooks
+        self.n_effective_codes_ = fitted.n_effective_codes
+        self.code_bits_ = code_bits(decoder.n_codes)
+        bits = decoder.n_block_codes * self.code_bits_ + 8 * (decoder.row_scales is not None)
+        self.bits_per_weight_ = bits / decoder.n_features
+        self._n_features_out = decoder.n_columns
 
     def fit_transform(
         self,
@@ -229,59 +276,6 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         fitted = self.fit(X, sample_weight=sample_weight, importance=importance)
         codes: NDArray[Any] = fitted.transform(X)
         return codes
-
-    def _check_parameters(self) -> None:
-        validation.check_integer("block_size", self.block_size, 1)
-        validation.check_integer("n_codes", self.n_codes, 2)
-        if self.n_codes > MOST_CODES:
-            raise validation.InvalidParameterError(
-                f"Got n_codes={self.n_codes!r}, but expected at most {MOST_CODES}."
-            )
-        validation.check_integer("n_stages", self.n_stages, 1)
-        validation.check_choice("codebook", self.codebook, CODEBOOKS)
-        for name, choices in (
-            ("rotation", ROTATIONS),
-            ("scale", SCALES),
-            ("codebook_dtype", DTYPES),
-        ):
-            if getattr(self, name) is not None:
-                validation.check_choice(name, getattr(self, name), choices)
-        if self.quantizer is not None and not hasattr(self.quantizer, "fit"):
-            raise validation.InvalidParameterError(
-                f"Got quantizer={self.quantizer!r}, but expected a clusterer or None."
-            )
-
-    def _settings(self, X: NDArray[np.floating], output_dtype: Any) -> QuantizerSettings:
-        return QuantizerSettings(
-            block_size=min(int(self.block_size), X.shape[1]),
-            n_codes=int(self.n_codes),
-            is_shared=self.codebook == "shared",
-            n_stages=int(self.n_stages),
-            rotation=self.rotation,
-            scale=self.scale,
-            codebook_dtype=np.dtype(self.codebook_dtype or output_dtype),
-            output_dtype=output_dtype,
-            train=None if self.quantizer is None else trainer_of(self.quantizer),
-        )
-
-    def _check_enough_blocks(self, X: NDArray[np.floating], settings: QuantizerSettings) -> None:
-        """Raise unless a codebook has at least as many blocks as code words."""
-        n_rows, n_features = X.shape
-        n_blocks = n_rows
-        if settings.is_shared:
-            n_blocks *= n_features // settings.block_size
-        if n_blocks < settings.n_codes:
-            raise ValueError(
-                f"Got {n_blocks} blocks for a codebook (n_samples={n_rows}), but expected at least "
-                f"n_codes={settings.n_codes}."
-            )
-
-    def _check_metric(self, importance: NDArray[np.float64]) -> None:
-        if importance.ndim == 2 and self.rotation is not None:
-            raise ValueError(
-                f"Got a metric of blocks for importance with rotation={self.rotation!r}, but "
-                "expected one of the two: a rotation mixes the values that the metric is about."
-            )
 
     def _warn_of_copies(self) -> None:
         n_short = int((self.n_effective_codes_ < self.n_codes).sum())
@@ -461,25 +455,6 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # codes are integers
         return tags
-
-
-def check_codes(codes: Any, decoder: Decoder) -> NDArray[Any]:
-    """Codes (n, n_columns) as the decoder takes them; raise if they are not codes."""
-    codes = check_array(codes, dtype=None, ensure_min_samples=0)
-    if codes.dtype.kind not in "ui":
-        raise ValueError(f"Got codes of dtype {codes.dtype}, but expected integers.")
-    if codes.shape[1] != decoder.n_columns:
-        raise ValueError(
-            f"Got codes with {codes.shape[1]} columns, but expected {decoder.n_columns}."
-        )
-    blocks = codes[:, : decoder.n_block_codes]
-    for name, part, limit in (("code", blocks, decoder.n_codes), ("size", codes[:, -1:], 256)):
-        if name == "size" and decoder.row_scales is None:
-            break
-        if part.size and not (part.min() >= 0 and part.max() < limit):
-            wrong = part.min() if part.min() < 0 else part.max()
-            raise ValueError(f"Got {name} {wrong}, but expected 0 to {limit - 1}.")
-    return np.asarray(codes.astype(decoder.code_dtype, copy=False))
 
 
 def _mean_entropy(block_codes: NDArray[Any], decoder: Decoder) -> float:

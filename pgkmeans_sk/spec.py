@@ -9,15 +9,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import translate
 from typing import Any
 
-from pgkmeans_sk.product_quantizer import (
-    CODEBOOKS,
-    DTYPES,
-    MOST_CODES,
-    ROTATIONS,
-    SCALES,
-    ProductQuantizer,
-)
-from pgkmeans_sk.validation import InvalidParameterError, check_choice, check_integer
+from pgkmeans_sk.product_quantizer import ProductQuantizer
+from pgkmeans_sk.quantizer_parameters import check_parameters
+from pgkmeans_sk.validation import InvalidParameterError, check_integer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +45,11 @@ class TensorSettings:
     min_size: int = 0
 
     def __post_init__(self) -> None:
-        for name, smallest in (("block_size", 1), ("n_codes", 2), ("n_stages", 1), ("min_size", 0)):
-            check_integer(name, getattr(self, name), smallest)
+        check_parameters(self.quantizer())
+        check_integer("min_size", self.min_size, 0)
+        for name in ("block_size", "n_codes", "n_stages", "min_size"):
             # An integer of NumPy would not go into YAML or JSON.
             object.__setattr__(self, name, int(getattr(self, name)))
-        if self.n_codes > MOST_CODES:
-            raise InvalidParameterError(
-                f"Got n_codes={self.n_codes!r}, but expected at most {MOST_CODES}."
-            )
-        check_choice("codebook", self.codebook, CODEBOOKS)
-        optional = (("rotation", ROTATIONS), ("scale", SCALES), ("codebook_dtype", DTYPES))
-        for name, choices in optional:
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or value not in choices):
-                raise InvalidParameterError(
-                    f"Got {name}={value!r}, but expected one of "
-                    f"{', '.join(map(repr, choices))}, or None (null in YAML)."
-                )
         if not isinstance(self.skip, bool):
             raise InvalidParameterError(f"Got skip={self.skip!r}, but expected true or false.")
 

@@ -20,9 +20,14 @@ from __future__ import annotations
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel, part
-from pgkmeans_sk.kernels.words import WORD_BYTES, load_word, store_word
+from pgkmeans_sk.kernels.words import WORD_BYTES, load_word, prefetch, store_word
 
 TILE_WORDS = 64
+
+ROWS_AHEAD = 16
+"""Rows between the one that is asked for and the one that is read. Rows in any order lie where no
+processor expects them; waiting for one after the other took three times as long."""
+CACHE_LINE = 64
 
 EVERY_8 = np.uint64(0x0101010101010101)
 EVERY_16 = np.uint64(0x0001000100010001)
@@ -154,6 +159,20 @@ def store_words(
             put_word(words[first + k], array, at + k * step, n_fields)
 
 
+@part
+def ask_for_row(
+    packed,  # IN (n_bytes,) uint8
+    n_bits,  # IN int
+    starts,  # IN (n_rows,) int64, number of the first code of each row
+    i,  # IN int
+):
+    """Have the beginning of a row brought into the cache, if there is such a row."""
+    if i < starts.size:
+        at = (starts[i] * n_bits) >> 3
+        prefetch(packed, at)
+        prefetch(packed, at + CACHE_LINE)
+
+
 @kernel
 def pack_narrow(
     codes,  # IN (n,) uint8
@@ -235,6 +254,8 @@ def unpack_narrow(
     while i < starts.size:
         n_words = 0
         while n_words < words.size and i < starts.size:
+            if g == 0:
+                ask_for_row(packed, n_bits, starts, i + ROWS_AHEAD)
             n_here = min(words.size - n_words, n_groups - g)
             bit = starts[i] * n_bits
             at, shift = (bit >> 3) + g * n_bits, np.uint64(bit & 7)  # a group and it: 63 bits
@@ -276,6 +297,8 @@ def unpack_wide(
     while i < starts.size:
         n_words = 0
         while n_words < words.size and i < starts.size:
+            if g == 0:
+                ask_for_row(packed, n_bits, starts, i + ROWS_AHEAD)
             n_here = min((words.size - n_words) // 2, n_groups - g)
             bit = (starts[i] + 8 * g) * n_bits
             load_shifted(packed, bit, n_bits, words, n_words, n_here)

@@ -40,6 +40,30 @@ def store_word(typing_context, word, array, at):
     return types.void(types.uint64, array, at), emit
 
 
+@intrinsic
+def prefetch(typing_context, array, at):
+    """Have the byte ``array[at]`` (uint8) brought into the cache, without waiting for it.
+
+    It need not exist.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        start = array_pointer(context, builder, signature.args[0], arguments[0])
+        pointer = builder.gep(start, [arguments[1]])
+        flag = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch",
+            [pointer.type],
+            ir.FunctionType(ir.VoidType(), [pointer.type, flag, flag, flag]),
+        )
+        # To be read, rather soon again, data.
+        flags = [ir.Constant(flag, value) for value in (0, 2, 1)]
+        builder.call(function, [pointer, *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, at), emit
+
+
 def _word_pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
     start = builder.gep(array_pointer(context, builder, array_type, array), [at])
     return builder.bitcast(start, ir.IntType(8 * WORD_BYTES).as_pointer())
