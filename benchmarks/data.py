@@ -86,7 +86,7 @@ def cut_into_blocks(weight: Points, block_size: int = BLOCK_SIZE) -> Points:
     return weight.reshape(-1, block_size)
 
 
-def _kind_of(name: str) -> str:
+def kind_of(name: str) -> str:
     """Name the role of a weight; layers of one kind have one shape and behave alike."""
     if "embeddings" in name:
         return name.rsplit(".", 1)[-1].replace("_", " ")
@@ -115,7 +115,7 @@ def short_name(name: str) -> str:
 def layers() -> list[Layer]:
     """Return every 2-D weight of the real model as blocks, smallest detail of the study's grid."""
     return [
-        Layer(short_name(name), _kind_of(name), weight.shape, cut_into_blocks(weight))
+        Layer(short_name(name), kind_of(name), weight.shape, cut_into_blocks(weight))
         for name, weight in model_weights().items()
     ]
 

@@ -1,4 +1,4 @@
-"""The demonstration's plot: seconds and relative error per layer, ours beside scikit-learn's."""
+"""The demonstration's plot: seconds and error per layer, ours beside scikit-learn's; file sizes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.demo_file import carried_bytes
+
 if TYPE_CHECKING:
     from benchmarks.demo import Line
+    from benchmarks.demo_file import Outcome
 
 # Okabe and Ito's blue and vermilion: told apart with every common colour blindness, and the
 # shapes differ as well for a print in grey.
@@ -23,9 +26,12 @@ THEIRS: dict[str, Any] = {
     "zorder": 3,
 }
 
+PARTS = {"word embeddings": "#0072B2", "all other layers": "#56B4E9", "carried, header": "0.6"}
+"""Of a file, with the colours of their bars."""
 
-def draw(lines: Sequence[Line], path: Path) -> None:
-    """Write a PNG with two panels that share the layers as rows, in the order of the model."""
+
+def draw(lines: Sequence[Line], outcome: Outcome, path: Path) -> None:
+    """Write a PNG: two panels that share the layers as rows, and below them the sizes of files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -33,14 +39,13 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
     rows = np.arange(len(lines))
-    figure, (left, right) = plt.subplots(
-        1,
-        2,
-        sharey=True,
-        figsize=(11, 2.2 + 0.235 * len(lines)),
-        width_ratios=(1.25, 1),
-        layout="constrained",
-    )
+    height = 0.235 * len(lines)
+    figure = plt.figure(figsize=(11, 4.1 + height), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1), height_ratios=(1.2 + height, 1.6))
+    left = figure.add_subplot(grid[0, 0])
+    right = figure.add_subplot(grid[0, 1], sharey=left)
+    right.tick_params(labelleft=False)
+    _draw_sizes(figure.add_subplot(grid[1, :]), outcome)
     for panel in (left, right):
         _shade_groups(panel, [line.name for line in lines])
         panel.grid(axis="x", color="0.85", linewidth=0.7, zorder=0)
@@ -85,6 +90,37 @@ def draw(lines: Sequence[Line], path: Path) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _draw_sizes(panel: Any, outcome: Outcome) -> None:
+    """One bar for the model as it was, one for the compressed file, each cut into its parts."""
+    report = outcome.report
+    carried = carried_bytes(report)
+    for row, total in enumerate((report.original_bytes, report.n_bytes)):
+        field = ("original_bytes", "stored_bytes")[row]
+        words = sum(getattr(k, field) for k in outcome.kinds if k.name == "word embeddings")
+        parts = (words, total - words - carried[row], carried[row])
+        begin = 0.0
+        for (part, color), n_bytes in zip(PARTS.items(), parts, strict=True):
+            label = part if row == 0 else None
+            panel.barh(row, n_bytes / 1e6, left=begin, color=color, label=label, height=0.62)
+            begin += n_bytes / 1e6
+        panel.annotate(
+            f"{total / 1e6:.2f} MB", (begin, row), (5, 0), textcoords="offset points", va="center"
+        )
+    panel.set_yticks((0, 1), ("model, fp32", "compressed"), fontsize=8.5)
+    panel.set_ylim(1.5, -0.5)
+    panel.set_xlim(0, 1.12 * report.original_bytes / 1e6)
+    panel.set_xlabel("MB of the file")
+    panel.set_title(
+        f"The whole model in one file: {report.original_bytes / report.n_bytes:.1f} times smaller",
+        loc="left",
+        fontsize=11,
+    )
+    panel.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left"):
+        panel.spines[side].set_visible(False)
+    panel.legend(loc="lower right", frameon=False, fontsize=8.5)
 
 
 def _time_title(lines: Sequence[Line]) -> str:
