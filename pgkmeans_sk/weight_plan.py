@@ -69,7 +69,9 @@ class PlannedTensor:
             dtype=self.dtype,
             original_bytes=self.n_bytes * (1 + len(self.aliases)),
             stored_bytes=self.n_bytes if layout is None else sum(matrix_bytes(layout).values()),
+            relative_error=0.0 if layout is None else None,
             n_code_words=n_words,
+            n_unused_words=0 if layout is None else None,
             carried_because=self.carried_because,
         )
 

@@ -29,15 +29,16 @@ class TensorReport:
         What it takes uncompressed, under all its names.
     stored_bytes : int
         What it takes in the file.
-    relative_error : float
-        ``|W - decoded| / |W|`` when it was compressed; 0 if it was carried.
+    relative_error : float or None
+        ``|W - decoded| / |W|`` when it was compressed; 0 if it was carried; None if it is only
+        planned.
     entropy : float or None
         Of the codes, in bits per code; None if it was carried.
     n_code_words : int
         Code words in all its codebooks; 0 if it was carried.
-    n_unused_words : int
+    n_unused_words : int or None
         How many of them no code means. There are none, unless the tensor has fewer distinct
-        blocks than code words.
+        blocks than code words. None if it is only planned.
     seconds : float or None
         That it took to compress or decompress; None if that was not done.
     carried_because : str or None
@@ -50,10 +51,10 @@ class TensorReport:
     dtype: str
     original_bytes: int
     stored_bytes: int
-    relative_error: float = 0.0
+    relative_error: float | None = 0.0
     entropy: float | None = None
     n_code_words: int = 0
-    n_unused_words: int = 0
+    n_unused_words: int | None = 0
     seconds: float | None = None
     carried_because: str | None = None
 
@@ -134,8 +135,8 @@ class FileReport:
 
     @property
     def n_unused_words(self) -> int:
-        """Code words of all tensors that no code means."""
-        return sum(tensor.n_unused_words for tensor in self.tensors)
+        """Code words of all tensors that no code means, as far as it is known."""
+        return sum(tensor.n_unused_words or 0 for tensor in self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in plain types, for JSON or a data frame of ``["tensors"]``."""

@@ -146,7 +146,7 @@ def test_compress_info_decompress(here, model):
 
     shown, errors = run("decompress", "small.safetensors", "-o", "restored.safetensors")
     assert errors == ""
-    assert "9 tensors decoded, 9 carried bit for bit" in shown
+    assert "9 tensors decoded. 9 carried bit for bit." in shown
     assert (here / "restored.safetensors").stat().st_size == (here / model).stat().st_size
 
 
@@ -196,6 +196,8 @@ def test_dry_run(here, model):
     assert "error" not in shown
     content = json.loads(run("compress", model, "--dry-run", "--json", "-o", "small", *NARROW)[0])
     assert (content["dry_run"], content["n_bytes"]) == (True, predicted)
+    assert "unused" not in shown
+    assert {t["relative_error"] for t in content["tensors"]} == {0.0, None}
     assert [path.name for path in here.iterdir()] == [model]
 
 
@@ -522,6 +524,33 @@ def test_without_the_extras(here, absent):
     assert finished.returncode == 1
     assert finished.stderr.count("\n") == 1
     assert "pip install pgkmeans_sk[" in finished.stderr
+
+
+# ---------------------------------------------------------------- the manual
+
+MANUAL = (ROOT / "docs" / "command_line.md").read_text("utf-8")
+
+
+def test_the_manual_names_options_that_exist():
+    commands = re.findall(r"^\$ pgkmeans (\w+) ([^|\n]*)", MANUAL, re.MULTILINE)
+    assert {name for name, _ in commands} == {"cluster", "compress", "decompress", "info"}
+    for name, arguments in commands:
+        shown = run(name, "--help")[0]
+        for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", arguments):
+            assert re.search(rf"(?<!\S){option}[ ,\n]", shown), (name, option)
+    every_help = "".join(run(name, "--help")[0] for name, _ in commands)
+    for option in re.findall(r"`(--[\w-]+)", MANUAL):
+        assert option in every_help, option
+
+
+def test_the_rules_of_the_manual_are_read():
+    pytest.importorskip("yaml")
+    from pgkmeans_sk.spec_yaml import spec_from_yaml
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", MANUAL, re.DOTALL)
+    spec = spec_from_yaml(text)
+    assert spec.settings_for("encoder.layer.1.output.dense.weight").n_stages == 2
+    assert spec.settings_for("encoder.layer.3.output.dense.weight").n_stages == 1
 
 
 # ---------------------------------------------------------------- text

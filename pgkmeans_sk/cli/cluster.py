@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich import box
 from rich.table import Table
 
 from pgkmeans_sk.cli import options
@@ -130,18 +129,15 @@ def _told(tell: Callable[[str], None]) -> Iterator[None]:
 
 def _print_facts(facts: dict[str, Any]) -> None:
     sizes = np.array(facts["sizes"])
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    cells = {
-        "rows": f"{grouped(facts['n_rows'])} x {facts['n_columns']}",
-        "clusters": grouped(facts["n_clusters"]),
-        "empty": grouped(facts["n_empty"]),
+    lines = {
+        "rows": f"{grouped(facts['n_rows'])} x {facts['n_columns']}, {facts['dtype']}",
+        "clusters": f"{grouped(facts['n_clusters'])}, of them {facts['n_empty']} empty",
         "rows in each": f"{sizes.min()} to {sizes.max()}, median {np.median(sizes):g}",
         "inertia": f"{facts['inertia']:.6g}",
         "iterations": str(facts["n_iter"]),
-        "s": f"{facts['seconds']:.2f}",
+        "seconds": f"{facts['seconds']:.2f}",
     }
-    for title in cells:
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_row(*cells.values())
+    table = Table.grid(padding=(0, 3, 0, 0))
+    for title, text in lines.items():
+        table.add_row(title, text)
     console().print(table, highlight=False)
-    console().print()

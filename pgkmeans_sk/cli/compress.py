@@ -89,7 +89,7 @@ def compress(
 
 
 def _print_report(report: FileReport, dry_run: bool) -> None:
-    columns = (SHAPE, SIZE, BITS) if dry_run else (SHAPE, SIZE, BITS, ERROR, USED, SECONDS)
+    columns = (SHAPE, SIZE, BITS) if dry_run else (SHAPE, BITS, ERROR, USED, SECONDS)
     print_tensors(report.compressed, columns)
     print_totals(report)
     if not dry_run:

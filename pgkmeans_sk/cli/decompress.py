@@ -27,8 +27,7 @@ def decompress(
         print_json({"output": str(output), **report.to_dict()})
         return
     print_line(
-        f"{len(report.compressed)} tensors decoded, {len(report.carried)} carried bit for bit, in "
-        f"{report.seconds:.1f} s: {grouped(report.n_bytes)} bytes -> "
-        f"{grouped(report.original_bytes)} bytes."
+        f"{len(report.compressed)} tensors decoded. {len(report.carried)} carried bit for bit."
     )
-    print_line(f"Written: {output}")
+    print_line(f"{grouped(report.n_bytes)} bytes -> {grouped(report.original_bytes)} bytes.")
+    print_line(f"Written in {report.seconds:.1f} s: {output}")

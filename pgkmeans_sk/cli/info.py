@@ -45,7 +45,7 @@ def info(
             f"{grouped(report.n_bytes)} bytes; not a compressed file."
         )
     else:
-        print_tensors(report.compressed, (SHAPE, SIZE, BITS, ERROR, USED))
+        print_tensors(report.compressed, (SHAPE, BITS, ERROR, USED))
         if all_tensors:
             print_tensors(report.carried, (SHAPE, DTYPE, SIZE))
         print_totals(report)

@@ -22,8 +22,8 @@ SHAPE: Column = ("shape", lambda t: "x".join(map(str, t.shape)) or "scalar")
 DTYPE: Column = ("dtype", lambda t: t.dtype)
 SIZE: Column = ("size", lambda t: size_text(t.stored_bytes))
 BITS: Column = ("bits/w", lambda t: f"{t.bits_per_weight:.3f}")
-ERROR: Column = ("error", lambda t: f"{100 * t.relative_error:.2f} %")
-USED: Column = ("used", lambda t: f"{t.n_code_words - t.n_unused_words}/{t.n_code_words}")
+ERROR: Column = ("error", lambda t: f"{100 * (t.relative_error or 0.0):.2f} %")
+USED: Column = ("used", lambda t: f"{t.n_code_words - (t.n_unused_words or 0)}/{t.n_code_words}")
 SECONDS: Column = ("s", lambda t: "" if t.seconds is None else f"{t.seconds:.2f}")
 
 
@@ -60,15 +60,14 @@ def print_totals(report: FileReport) -> None:
         listed = f": {listed}" if listed else ""
         sentences.append(f"{len(report.carried)} carried bit for bit{listed}.")
     print_line(" ".join(sentences))
-    ratio = report.original_bytes / report.n_bytes
     print_line(
         f"{grouped(report.original_bytes)} bytes -> {grouped(report.n_bytes)} bytes: "
-        f"{ratio:.1f} times smaller."
+        f"{report.original_bytes / report.n_bytes:.1f} times smaller."
     )
-    print_line(
-        f"{report.bits_per_weight:.2f} bits per weight, all included; "
-        f"{grouped(report.n_unused_words)} code words unused."
-    )
+    unused = f"; {grouped(report.n_unused_words)} code words unused"
+    if any(tensor.n_unused_words is None for tensor in report.tensors):
+        unused = ""  # a plan
+    print_line(f"{report.bits_per_weight:.2f} bits per weight, all included{unused}.")
 
 
 def _name_of(tensor: TensorReport) -> str:
