@@ -14,12 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.empty_clusters import settle
 from pgkmeans_sk.pipeline.settings import Journal, Monitor, Settings
 from pgkmeans_sk.results import FloatArray, State
 
+RELAXATION = 1.5
+"""Length of a step with momentum, where 1 ends at the means. Centres move on for many iterations in
+the same direction, as rows change sides."""
 STALL_WINDOW = 5
 """Iterations over which progress is averaged to see that it has come to a halt."""
 STALL_FACTOR = 0.5
@@ -59,7 +63,7 @@ def lloyd(
         if plain:
             proposal = settle(engine, means.astype(engine.dtype), settings, journal)
         else:
-            target = settings.place(momentum.beyond(means), means, engine.dtype)
+            target = settings.place(momentum.beyond(state.centers, means), means, engine.dtype)
             proposal = State(target, engine.assign(target))
         n_changed = proposal.assignment.n_changed if labels_belong else -1
         fell = proposal.inertia < state.inertia
@@ -95,19 +99,18 @@ def _rests(state: State, settings: Settings) -> bool:
 
 @dataclass
 class _Momentum:
-    """Nesterov's sequence: how far beyond the means to go."""
+    """How far beyond the means to go: a longer step, and Nesterov's share of the last move."""
 
     dtype: np.dtype[np.floating]
     previous: FloatArray | None = None
     step: float = 1.0
 
-    def beyond(self, means: FloatArray) -> FloatArray:
-        """Where to go from ``means``; each call is a step."""
+    def beyond(self, centers: NDArray[np.floating], means: FloatArray) -> FloatArray:
+        """Where to go from ``centers`` with these ``means``; each call is a step."""
         following = (1.0 + np.sqrt(1.0 + 4.0 * self.step**2)) / 2.0
-        if self.previous is None:
-            target: FloatArray = means
-        else:
-            target = means + (self.step - 1.0) / following * (means - self.previous)
+        target: FloatArray = centers + RELAXATION * (means - centers)
+        if self.previous is not None:
+            target += (self.step - 1.0) / following * (means - self.previous)
         self.previous, self.step = means, following
         return target
 
