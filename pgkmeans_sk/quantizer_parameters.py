@@ -30,6 +30,8 @@ def check_parameters(estimator: Any) -> None:
         )
     check_integer("n_stages", estimator.n_stages, 1)
     check_integer("max_iter", estimator.max_iter, 1)
+    if estimator.rows_per_code is not None:
+        check_integer("rows_per_code", estimator.rows_per_code, 1)
     check_choice("codebook", estimator.codebook, CODEBOOKS)
     for name, choices in (
         ("rotation", ROTATIONS),
@@ -48,6 +50,7 @@ def settings_of(
     estimator: Any, X: NDArray[np.floating], output_dtype: np.dtype[Any]
 ) -> QuantizerSettings:
     """What the steps of a fit to validated rows ``X`` need to know."""
+    rows_per_code = estimator.rows_per_code
     return QuantizerSettings(
         block_size=min(int(estimator.block_size), X.shape[1]),
         n_codes=int(estimator.n_codes),
@@ -56,6 +59,7 @@ def settings_of(
         rotation=estimator.rotation,
         scale=estimator.scale,
         max_iter=int(estimator.max_iter),
+        max_rows=rows_per_code and int(rows_per_code * estimator.n_codes),
         codebook_dtype=np.dtype(estimator.codebook_dtype or output_dtype),
         output_dtype=output_dtype,
         train=None if estimator.quantizer is None else trainer_of(estimator.quantizer),

@@ -20,9 +20,10 @@ class TensorSettings:
 
     Attributes
     ----------
-    block_size, n_codes, codebook, max_iter, n_stages, rotation, scale, codebook_dtype
+    block_size, n_codes, codebook, max_iter, rows_per_code, n_stages, rotation, scale,
+    codebook_dtype
         As of ``ProductQuantizer``, with defaults for weights of a model: one codebook that all
-        blocks of a tensor share, stored in float16, and more steps, as it is done once.
+        blocks of a tensor share, stored in float16; and more work for it, as it is done once.
     skip : bool
         Whether the tensor is left as it is.
     min_size : int
@@ -38,6 +39,7 @@ class TensorSettings:
     n_codes: int = 256
     codebook: str = "shared"
     max_iter: int = 25
+    rows_per_code: int | None = None
     n_stages: int = 1
     rotation: str | None = None
     scale: str | None = None
@@ -61,6 +63,7 @@ class TensorSettings:
             self.n_codes,
             codebook=self.codebook,
             max_iter=self.max_iter,
+            rows_per_code=self.rows_per_code,
             n_stages=self.n_stages,
             rotation=self.rotation,
             scale=self.scale,

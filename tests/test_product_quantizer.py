@@ -206,6 +206,15 @@ def test_more_steps_lower_the_error():
     assert scores == sorted(scores)
 
 
+def test_more_rows_lower_the_error():
+    X = table(20_000, 12)
+    pq = ProductQuantizer(12, 64, random_state=0)
+    scores = [pq.set_params(rows_per_code=r).fit(X).score(X) for r in (4, 32, None)]
+    assert scores == sorted(scores)
+    everything = pq.codebooks_
+    np.testing.assert_array_equal(pq.set_params(rows_per_code=20_000).fit(X).codebooks_, everything)
+
+
 def test_stages_never_add_error():
     X = table(2000)
     scores = [quantizer(n_stages=s).fit(X).score(X) for s in (1, 2, 3, 4)]
@@ -448,6 +457,7 @@ def test_random_state_decides():
         ({"n_codes": 16.0}, r"Got n_codes=16.0, but expected an int"),
         ({"n_stages": 0}, r"Got n_stages=0"),
         ({"max_iter": 0}, r"Got max_iter=0"),
+        ({"rows_per_code": 0}, r"Got rows_per_code=0"),
         ({"codebook": "none"}, r"Got codebook='none', but expected one of 'per_block', 'shared'"),
         ({"rotation": "pca"}, r"Got rotation='pca', but expected one of 'hadamard', 'opq'"),
         ({"scale": True}, r"Got scale=True, but expected one of 'row', 'block'"),

@@ -30,23 +30,28 @@ def pg_codebook(
     n_codes: int,
     seed: int,
     max_iter: int,
+    max_rows: int | None = None,
     start_words: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.floating], int]:
     """Code words by PG k-means; for single values (b = 1), the optimum.
 
-    At most ``max_iter`` steps, from ``start_words`` (n_codes, b) if they are given.
+    At most ``max_iter`` steps, on ``max_rows`` drawn rows if there are more, from ``start_words``
+    (n_codes, b) if they are given.
 
     Large tables begin with random rows: for 256 words of a few values the partition tree takes as
     long as ten steps with momentum, and gains less. Small ones take the tree: there it costs
     nothing, and counts a row of weight 2 exactly like the row twice.
     """
+    rng = np.random.RandomState(seed)
     engine = open_engine("auto", rows, weights)
+    if max_rows is not None and len(rows) > max_rows and rows.shape[1] > 1:
+        engine = engine.sample(max_rows, rng)
     small = rows.size * n_codes <= SMALL_WORK or rows.shape[1] == 1
     start = STARTS["partition" if small else "random"]
     if start_words is not None:
         start = fixed_start(start_words)
     settings = Settings(n_codes, max_iter=max_iter, tol=TOL)
-    solution = run(engine, [start], settings, np.random.RandomState(seed))
+    solution = run(engine, [start], settings, rng)
     return solution.centers, solution.n_effective_clusters
 
 

@@ -28,6 +28,7 @@ class QuantizerSettings:
     rotation: str | None
     scale: str | None
     max_iter: int
+    max_rows: int | None
     codebook_dtype: np.dtype[Any]
     output_dtype: np.dtype[Any]
     train: Trainer | None

@@ -89,7 +89,7 @@ def fit_books(
             words, n_effective[j] = settings.train(*task)
         else:
             start = None if starts is None else in_metric(starts[j, :, :width], factor)
-            words, n_effective[j] = pg_codebook(*task, settings.max_iter, start)
+            words, n_effective[j] = pg_codebook(*task, settings.max_iter, settings.max_rows, start)
         if factor is not None:
             words = np.linalg.solve(factor[:width, :width].T, words.T.astype(np.float64)).T
         books[j, :, :width] = in_order(words, n_effective[j])
