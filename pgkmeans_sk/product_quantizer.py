@@ -56,8 +56,12 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     quantizer : estimator or None, default=None
         Who finds code words: any clusterer of scikit-learn's kind with ``cluster_centers_``. Clones
-        of it are given ``n_clusters`` and ``random_state``. None: PG k-means, 25 steps from random
-        rows (from the partition tree if the table is small), on all cores.
+        of it are given ``n_clusters`` and ``random_state``. None: PG k-means from random rows (from
+        the partition tree if the table is small), on all cores.
+
+    max_iter : int, default=10
+        Most steps of PG k-means for a codebook. They have momentum, so that 10 go further than 25
+        plain ones; 25 lower the squared error by another 1 %. Not for other quantizers.
 
     n_stages : int, default=1
         Residual quantization: the codes of each further stage stand for what the stages before have
@@ -138,6 +142,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         *,
         codebook: str = "per_block",
         quantizer: Any = None,
+        max_iter: int = 10,
         n_stages: int = 1,
         rotation: str | None = None,
         scale: str | None = None,
@@ -148,6 +153,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.n_codes = n_codes
         self.codebook = codebook
         self.quantizer = quantizer
+        self.max_iter = max_iter
         self.n_stages = n_stages
         self.rotation = rotation
         self.scale = scale

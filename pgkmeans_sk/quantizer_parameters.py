@@ -29,6 +29,7 @@ def check_parameters(estimator: Any) -> None:
             f"Got n_codes={estimator.n_codes!r}, but expected at most {MOST_CODES}."
         )
     check_integer("n_stages", estimator.n_stages, 1)
+    check_integer("max_iter", estimator.max_iter, 1)
     check_choice("codebook", estimator.codebook, CODEBOOKS)
     for name, choices in (
         ("rotation", ROTATIONS),
@@ -54,6 +55,7 @@ def settings_of(
         n_stages=int(estimator.n_stages),
         rotation=estimator.rotation,
         scale=estimator.scale,
+        max_iter=int(estimator.max_iter),
         codebook_dtype=np.dtype(estimator.codebook_dtype or output_dtype),
         output_dtype=output_dtype,
         train=None if estimator.quantizer is None else trainer_of(estimator.quantizer),

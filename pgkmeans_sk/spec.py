@@ -20,9 +20,9 @@ class TensorSettings:
 
     Attributes
     ----------
-    block_size, n_codes, codebook, n_stages, rotation, scale, codebook_dtype
+    block_size, n_codes, codebook, max_iter, n_stages, rotation, scale, codebook_dtype
         As of ``ProductQuantizer``, with defaults for weights of a model: one codebook that all
-        blocks of a tensor share, stored in float16.
+        blocks of a tensor share, stored in float16, and more steps, as it is done once.
     skip : bool
         Whether the tensor is left as it is.
     min_size : int
@@ -37,6 +37,7 @@ class TensorSettings:
     block_size: int = 8
     n_codes: int = 256
     codebook: str = "shared"
+    max_iter: int = 25
     n_stages: int = 1
     rotation: str | None = None
     scale: str | None = None
@@ -47,7 +48,7 @@ class TensorSettings:
     def __post_init__(self) -> None:
         check_parameters(self.quantizer())
         check_integer("min_size", self.min_size, 0)
-        for name in ("block_size", "n_codes", "n_stages", "min_size"):
+        for name in ("block_size", "n_codes", "max_iter", "n_stages", "min_size"):
             # An integer of NumPy would not go into YAML or JSON.
             object.__setattr__(self, name, int(getattr(self, name)))
         if not isinstance(self.skip, bool):
@@ -59,6 +60,7 @@ class TensorSettings:
             self.block_size,
             self.n_codes,
             codebook=self.codebook,
+            max_iter=self.max_iter,
             n_stages=self.n_stages,
             rotation=self.rotation,
             scale=self.scale,

@@ -200,6 +200,12 @@ def test_each_option_pays_where_it_should():
     assert two_stages > quantizer().fit(few_large).score(few_large)
 
 
+def test_more_steps_lower_the_error():
+    X = table(40_000, 12)
+    scores = [ProductQuantizer(12, max_iter=i, random_state=0).fit(X).score(X) for i in (2, 5, 25)]
+    assert scores == sorted(scores)
+
+
 def test_stages_never_add_error():
     X = table(2000)
     scores = [quantizer(n_stages=s).fit(X).score(X) for s in (1, 2, 3, 4)]
@@ -441,6 +447,7 @@ def test_random_state_decides():
         ({"n_codes": 65_537}, r"Got n_codes=65537, but expected at most 65536"),
         ({"n_codes": 16.0}, r"Got n_codes=16.0, but expected an int"),
         ({"n_stages": 0}, r"Got n_stages=0"),
+        ({"max_iter": 0}, r"Got max_iter=0"),
         ({"codebook": "none"}, r"Got codebook='none', but expected one of 'per_block', 'shared'"),
         ({"rotation": "pca"}, r"Got rotation='pca', but expected one of 'hadamard', 'opq'"),
         ({"scale": True}, r"Got scale=True, but expected one of 'row', 'block'"),

@@ -19,9 +19,7 @@ Weights = NDArray[np.float64] | None
 Trainer = Callable[[NDArray[np.floating], Weights, int, int], tuple[NDArray[np.floating], int]]
 """``(rows (n, b), weights, n_codes, seed) -> (code words (n_codes, b), how many are in use)``."""
 
-MAX_ITER = 25
 TOL = 1e-4
-FEW_ITER = 2
 SMALL_WORK = 2_000_000
 """Multiplications in a pass, up to which a partition tree finds the start."""
 
@@ -31,22 +29,22 @@ def pg_codebook(
     weights: Weights,
     n_codes: int,
     seed: int,
+    max_iter: int,
     start_words: NDArray[np.floating] | None = None,
 ) -> tuple[NDArray[np.floating], int]:
     """Code words by PG k-means; for single values (b = 1), the optimum.
 
-    With ``start_words`` (n_codes, b), a few steps from there.
+    At most ``max_iter`` steps, from ``start_words`` (n_codes, b) if they are given.
 
-    Note [Start of codebooks]: from random rows, 25 steps with momentum end where they end from the
-    partition tree (docs/benchmarks.md), in a fraction of the time, since 256 code words for a few
-    features are an easy problem. Small tables take the tree nevertheless: there it costs nothing,
-    and counts a row of weight 2 exactly like the row twice.
+    Large tables begin with random rows: for 256 words of a few values the partition tree takes as
+    long as ten steps with momentum, and gains less. Small ones take the tree: there it costs
+    nothing, and counts a row of weight 2 exactly like the row twice.
     """
     engine = open_engine("auto", rows, weights)
     small = rows.size * n_codes <= SMALL_WORK or rows.shape[1] == 1
-    start, max_iter = STARTS["partition" if small else "random"], MAX_ITER
+    start = STARTS["partition" if small else "random"]
     if start_words is not None:
-        start, max_iter = fixed_start(start_words), FEW_ITER
+        start = fixed_start(start_words)
     settings = Settings(n_codes, max_iter=max_iter, tol=TOL)
     solution = run(engine, [start], settings, np.random.RandomState(seed))
     return solution.centers, solution.n_effective_clusters

@@ -18,6 +18,9 @@ from pgkmeans_sk.quantization.opq import learned_rotation
 from pgkmeans_sk.quantization.settings import QuantizerSettings
 from pgkmeans_sk.quantization.stages import Fitted, Prepared, fit_stages
 
+SCALE_STEPS = 25
+"""Steps of k-means for the sizes of rows, where their optimum would take too long."""
+
 
 def fit_quantizer(
     X: NDArray[np.floating],
@@ -74,7 +77,8 @@ def _scale_codebook(
     distinct = np.unique(sizes if weights is None else sizes[weights > 0.0])
     if len(distinct) <= N_SCALE_CODES:
         return np.pad(distinct, (0, N_SCALE_CODES - len(distinct)), mode="edge")
-    words, _ = pg_codebook(sizes[:, np.newaxis], weights, N_SCALE_CODES, rng.randint(2**31 - 1))
+    seed = rng.randint(2**31 - 1)
+    words, _ = pg_codebook(sizes[:, np.newaxis], weights, N_SCALE_CODES, seed, SCALE_STEPS)
     return np.sort(words[:, 0])
 
 

@@ -19,6 +19,8 @@ from pgkmeans_sk.quantization.encode import Encoder
 from pgkmeans_sk.quantization.settings import QuantizerSettings
 from pgkmeans_sk.quantization.stages import Prepared, decoded, fit_books
 
+STEPS = 2
+"""Steps of k-means for the codebooks of a turn."""
 N_TURNS = 16
 """How often codebooks and rotation take turns."""
 SAMPLE_ROWS_PER_CODE = 64
@@ -36,6 +38,7 @@ def learned_rotation(
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights
     rotation = principal_rotation(sample.rows, weights, settings.block_size)
     books = None
+    settings = replace(settings, max_iter=STEPS)
     for _ in range(N_TURNS):
         turned = replace(sample, rows=sample.rows @ rotation.T.astype(sample.rows.dtype))
         books, _ = fit_books(encoder, turned, settings, rng, starts=books)

@@ -27,6 +27,7 @@ class QuantizerSettings:
     n_stages: int
     rotation: str | None
     scale: str | None
+    max_iter: int
     codebook_dtype: np.dtype[Any]
     output_dtype: np.dtype[Any]
     train: Trainer | None

@@ -68,7 +68,7 @@ def fit_books(
 ) -> tuple[NDArray[np.floating], list[int]]:
     """The codebooks of one stage, (n_books, n_codes, block_size), and how many words each uses.
 
-    With ``starts``, of the same shape, a few steps of k-means from there.
+    With ``starts``, of the same shape, PG k-means goes on from there.
     """
     rows, weights, size = prepared.rows, prepared.weights, settings.block_size
     factor = encoder.metric_factor
@@ -85,10 +85,11 @@ def fit_books(
         blocks = in_metric(problems[j], factor)
         width = blocks.shape[1]
         task = blocks, weights, settings.n_codes, int(seeds[j])
-        if starts is not None:
-            words, n_effective[j] = pg_codebook(*task, in_metric(starts[j, :, :width], factor))
+        if settings.train is not None and starts is None:
+            words, n_effective[j] = settings.train(*task)
         else:
-            words, n_effective[j] = (settings.train or pg_codebook)(*task)
+            start = None if starts is None else in_metric(starts[j, :, :width], factor)
+            words, n_effective[j] = pg_codebook(*task, settings.max_iter, start)
         if factor is not None:
             words = np.linalg.solve(factor[:width, :width].T, words.T.astype(np.float64)).T
         books[j, :, :width] = in_order(words, n_effective[j])
