@@ -154,11 +154,11 @@ def test_settings_reach_the_file(here, model):
     shown, _ = run(
         "compress", model, "-o", "small", "--json", "--block-size", 3, "--codes", 11,
         "--codebook", "per_block", "--stages", 2, "--rotation", "hadamard", "--scale", "row",
-        "--codebook-dtype", "float32", "--min-size", 1000, "--random-state", 3,
+        "--codebook-dtype", "float32", "--min-size", 1000, "--random-state", 3, "--max-iter", 3,
     )  # fmt: skip
     settings = TensorSettings(
         block_size=3, n_codes=11, codebook="per_block", n_stages=2, rotation="hadamard",
-        scale="row", codebook_dtype="float32", min_size=1000,
+        scale="row", codebook_dtype="float32", min_size=1000, max_iter=3,
     )  # fmt: skip
     assert json.loads(shown)["n_compressed"] > 3
     compress_file(model, "expected", settings, random_state=3)

@@ -44,6 +44,9 @@ Codebook: TypeAlias = Annotated[
 Stages: TypeAlias = Annotated[
     int | None, _setting("--stages", "Codes that are added up.", DEFAULTS.n_stages)
 ]
+Steps: TypeAlias = Annotated[
+    int | None, _setting("--max-iter", "Most steps of k-means.", DEFAULTS.max_iter)
+]
 RotationName: TypeAlias = Annotated[
     str | None, _setting("--rotation", "none, hadamard or opq.", "none")
 ]
