@@ -1,18 +1,21 @@
 """ProductQuantizer: what codes mean, what a fit finds, and what it does with its parameters."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.cluster import DBSCAN, KMeans, MeanShift
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from pgkmeans_sk import PGKMeans, ProductQuantizer
@@ -564,3 +567,29 @@ def test_a_row_of_zeros_and_constant_columns():
             pq = quantizer(scale=scale).fit(zeros)
         np.testing.assert_array_equal(pq.inverse_transform(pq.transform(zeros)), zeros)
         assert pq.encode(zeros).relative_error == 0.0
+
+
+def test_weights_and_importance_are_routed():
+    X = table(300, 8, dtype=np.float64)
+    weights, importance = np.linspace(0.1, 2, 300), np.linspace(1, 9, 8)
+    with config_context(enable_metadata_routing=True):
+        pq = quantizer().set_fit_request(sample_weight=True, importance=True)
+        scaler = StandardScaler().set_fit_request(sample_weight=False)
+        pipeline = make_pipeline(scaler, pq).fit(
+            X, sample_weight=weights, importance=importance
+        )
+    scaled = StandardScaler().fit_transform(X)
+    expected = quantizer().fit(scaled, sample_weight=weights, importance=importance)
+    np.testing.assert_array_equal(pipeline[-1].codebooks_, expected.codebooks_)
+
+
+def test_memory_of_a_fit_and_of_encoding():
+    """Beyond the rows: codes, and little that does not grow with them."""
+    X = table(60_000, 64)  # 15 MB
+    pq = ProductQuantizer(8, 16, max_iter=2, random_state=0).fit(X[:2000])
+    tracemalloc.start()
+    matrix = pq.fit(X).encode(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert matrix.nbytes < 60_000 * 8 * 4 / 8 + pq.decoder_.nbytes + 1
+    assert peak < 60_000 * (8 + 8 + 4) + 2**23

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pgkmeans_sk.codes.decoder import Decoder
 
-NUMBERS_AT_ONCE = 2**20
+NUMBERS_AT_ONCE = 2**18
 """Values that are decoded at a time, so that no second matrix as large as the first is needed."""
 
 
