@@ -107,6 +107,9 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Bits of codes for each value of a row. Codebooks, scales of blocks and rotation do not
         grow with the rows, and come on top (``CompressedMatrix.bits_per_weight``).
 
+    n_iter_ : int
+        Most steps of k-means for a codebook.
+
     n_features_in_ : int
         Number of features seen during ``fit``.
 
@@ -273,6 +276,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         self.decoder_ = decoder = fitted.encoder.decoder
         self.codebooks_ = decoder.codebooks
         self.n_effective_codes_ = fitted.n_effective_codes
+        self.n_iter_ = fitted.n_iter
         self.code_bits_ = code_bits(decoder.n_codes)
         bits = decoder.n_block_codes * self.code_bits_ + 8 * (decoder.row_scales is not None)
         self.bits_per_weight_ = bits / decoder.n_features

@@ -198,18 +198,21 @@ def test_momentum_gains_on_plain_steps(engine):
 
 def test_momentum_grows_and_starts_anew():
     momentum, means = _Momentum(np.float64), column(1, 5)
-    np.testing.assert_array_equal(momentum.beyond(means), means)  # nowhere to go beyond yet
-    # Nesterov's sequence is 1, 1.618, 2.194, 2.750; shares (t_k - 1) / t_(k + 1) of the last move.
+    centers = column(0, 7)
+    np.testing.assert_array_equal(momentum.beyond(centers, means), means)  # no move so far
+    # Half a step more than to the means. Nesterov's sequence is 1, 1.618, 2.194, 2.750; shares
+    # (t_k - 1) / t_(k + 1) of the means' last move.
     for number, share in ((1, 0.2817), (2, 0.4340)):
-        target = momentum.beyond(means + number)
-        np.testing.assert_allclose(target, means + number + share, atol=1e-4)
+        moved = means + number
+        target = momentum.beyond(centers, moved)
+        np.testing.assert_allclose(target, centers + 1.5 * (moved - centers) + share, atol=1e-4)
     momentum.reset()
-    np.testing.assert_array_equal(momentum.beyond(means), means)
+    np.testing.assert_array_equal(momentum.beyond(centers, means), means)
 
 
 def test_rejected_steps_are_taken_back(engine, monkeypatch):
     # Every step with momentum overshoots so far that all but one cluster are empty.
-    monkeypatch.setattr(_Momentum, "beyond", lambda momentum, means: means * 1e3)
+    monkeypatch.setattr(_Momentum, "beyond", lambda momentum, centers, means: means * 1e3)
     resets = []
     monkeypatch.setattr(_Momentum, "reset", lambda momentum: resets.append(1))
     X = np.random.default_rng(0).standard_normal((200, 2)) + 5
@@ -226,7 +229,7 @@ def test_rejected_steps_are_taken_back(engine, monkeypatch):
 
 
 def test_a_step_that_empties_a_cluster_is_rejected_even_if_the_inertia_fell(engine, monkeypatch):
-    def lose_the_first(momentum, means):
+    def lose_the_first(momentum, centers, means):
         return np.concatenate([column(1e6), means[1:]])
 
     monkeypatch.setattr(_Momentum, "beyond", lose_the_first)
@@ -241,7 +244,9 @@ def test_a_step_that_empties_a_cluster_is_rejected_even_if_the_inertia_fell(engi
 def test_labels_repeat_only_if_they_are_the_states(engine, monkeypatch):
     # The rejected step gives the labels {0, 1}, {10, 11}, and so does the plain one after it. That
     # is not the end: the labels of the state before were {0}, {1, 10, 11}.
-    monkeypatch.setattr(_Momentum, "beyond", lambda momentum, means: means + column(-100, 100))
+    monkeypatch.setattr(
+        _Momentum, "beyond", lambda momentum, centers, means: means + column(-100, 100)
+    )
     opened = engine(column(0, 1, 10, 11))
     _, last, _, converged = iterated(opened, column(0, 1), tol=0.0)
     assert converged

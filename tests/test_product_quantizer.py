@@ -575,9 +575,7 @@ def test_weights_and_importance_are_routed():
     with config_context(enable_metadata_routing=True):
         pq = quantizer().set_fit_request(sample_weight=True, importance=True)
         scaler = StandardScaler().set_fit_request(sample_weight=False)
-        pipeline = make_pipeline(scaler, pq).fit(
-            X, sample_weight=weights, importance=importance
-        )
+        pipeline = make_pipeline(scaler, pq).fit(X, sample_weight=weights, importance=importance)
     scaled = StandardScaler().fit_transform(X)
     expected = quantizer().fit(scaled, sample_weight=weights, importance=importance)
     np.testing.assert_array_equal(pipeline[-1].codebooks_, expected.codebooks_)

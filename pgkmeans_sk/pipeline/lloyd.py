@@ -108,8 +108,9 @@ class _Momentum:
     def beyond(self, centers: NDArray[np.floating], means: FloatArray) -> FloatArray:
         """Where to go from ``centers`` with these ``means``; each call is a step."""
         following = (1.0 + np.sqrt(1.0 + 4.0 * self.step**2)) / 2.0
-        target: FloatArray = centers + RELAXATION * (means - centers)
+        target = means
         if self.previous is not None:
+            target = centers + RELAXATION * (means - centers)
             target += (self.step - 1.0) / following * (means - self.previous)
         self.previous, self.step = means, following
         return target

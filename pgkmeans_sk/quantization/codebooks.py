@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,18 @@ from pgkmeans_sk.pipeline.settings import Settings
 from pgkmeans_sk.pipeline.starts import STARTS, fixed_start
 
 Weights = NDArray[np.float64] | None
-Trainer = Callable[[NDArray[np.floating], Weights, int, int], tuple[NDArray[np.floating], int]]
-"""``(rows (n, b), weights, n_codes, seed) -> (code words (n_codes, b), how many are in use)``."""
+
+
+class Codebook(NamedTuple):
+    """Code words, and how they came about."""
+
+    words: NDArray[np.floating]  # (n_codes, b)
+    n_effective: int  # how many of them differ; copies of the first come last
+    n_iter: int  # steps of k-means
+
+
+Trainer = Callable[[NDArray[np.floating], Weights, int, int], Codebook]
+"""``(rows (n, b), weights, n_codes, seed) -> codebook``."""
 
 TOL = 1e-4
 SMALL_WORK = 2_000_000
@@ -32,7 +42,7 @@ def pg_codebook(
     max_iter: int,
     max_rows: int | None = None,
     start_words: NDArray[np.floating] | None = None,
-) -> tuple[NDArray[np.floating], int]:
+) -> Codebook:
     """Code words by PG k-means; for single values (b = 1), the optimum.
 
     At most ``max_iter`` steps, on ``max_rows`` drawn rows if there are more, from ``start_words``
@@ -46,21 +56,19 @@ def pg_codebook(
     engine = open_engine("auto", rows, weights)
     if max_rows is not None and len(rows) > max_rows and rows.shape[1] > 1:
         engine = engine.sample(max_rows, rng)
-    small = rows.size * n_codes <= SMALL_WORK or rows.shape[1] == 1
+    small = engine.n_rows * rows.shape[1] * n_codes <= SMALL_WORK or rows.shape[1] == 1
     start = STARTS["partition" if small else "random"]
     if start_words is not None:
         start = fixed_start(start_words)
     settings = Settings(n_codes, max_iter=max_iter, tol=TOL)
     solution = run(engine, [start], settings, rng)
-    return solution.centers, solution.n_effective_clusters
+    return Codebook(solution.centers, solution.n_effective_clusters, solution.n_iter)
 
 
 def trainer_of(quantizer: Any) -> Trainer:
     """A trainer that fits clones of ``quantizer``, an estimator with ``cluster_centers_``."""
 
-    def train(
-        rows: NDArray[np.floating], weights: Weights, n_codes: int, seed: int
-    ) -> tuple[NDArray[np.floating], int]:
+    def train(rows: NDArray[np.floating], weights: Weights, n_codes: int, seed: int) -> Codebook:
         own = clone(quantizer)
         parameters = own.get_params()
         known = {"n_clusters": n_codes, "random_state": seed}
@@ -86,6 +94,7 @@ def trainer_of(quantizer: Any) -> Trainer:
                 f"expected at most {n_codes} code words of {rows.shape[1]} values."
             )
         padding = np.repeat(centers[:1], n_codes - n_found, axis=0)
-        return np.concatenate([centers, padding]), n_found
+        n_iter = int(np.max(getattr(own, "n_iter_", 1)))
+        return Codebook(np.concatenate([centers, padding]), n_found, n_iter)
 
     return train

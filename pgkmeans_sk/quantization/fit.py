@@ -78,8 +78,8 @@ def _scale_codebook(
     if len(distinct) <= N_SCALE_CODES:
         return np.pad(distinct, (0, N_SCALE_CODES - len(distinct)), mode="edge")
     seed = rng.randint(2**31 - 1)
-    words, _ = pg_codebook(sizes[:, np.newaxis], weights, N_SCALE_CODES, seed, SCALE_STEPS)
-    return np.sort(words[:, 0])
+    found = pg_codebook(sizes[:, np.newaxis], weights, N_SCALE_CODES, seed, SCALE_STEPS)
+    return np.sort(found.words[:, 0])
 
 
 def _block_scales(prepared: Prepared, block_size: int) -> NDArray[np.float64]:

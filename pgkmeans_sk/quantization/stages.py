@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.quantization.blocks import column_slices, whole_blocks
-from pgkmeans_sk.quantization.codebooks import Weights, pg_codebook
+from pgkmeans_sk.quantization.codebooks import Codebook, Weights, pg_codebook
 from pgkmeans_sk.quantization.encode import Encoder, in_metric
 from pgkmeans_sk.quantization.settings import QuantizerSettings
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
@@ -35,10 +35,15 @@ class Prepared:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """An encoder, and how many code words of each codebook are in use, (n_stages, n_books)."""
+    """An encoder, and how its codebooks came about.
+
+    ``n_effective_codes`` (n_stages, n_books): how many code words of each differ; ``n_iter``: most
+    steps of k-means for one of them.
+    """
 
     encoder: Encoder
     n_effective_codes: NDArray[np.int64]
+    n_iter: int = 0
 
 
 def fit_stages(
@@ -48,15 +53,16 @@ def fit_stages(
     rng: np.random.RandomState,
 ) -> Fitted:
     """The encoder with codebooks for all stages."""
-    stages, n_effective = [], []
+    stages, n_effective, n_iter = [], [], 0
     for s in range(settings.n_stages):
-        books, n_used = fit_books(encoder, prepared, settings, rng)
+        books, found = fit_books(encoder, prepared, settings, rng)
         stages.append(settings.stored(books, "codebooks"))
-        n_effective.append(n_used)
+        n_effective.append([codebook.n_effective for codebook in found])
+        n_iter = max(n_iter, *(codebook.n_iter for codebook in found))
         if s + 1 < settings.n_stages:
             one_stage = encoder.with_parts(codebooks=stages[-1][np.newaxis])
             prepared = replace(prepared, rows=prepared.rows - decoded(one_stage, prepared.rows))
-    return Fitted(encoder.with_parts(codebooks=np.stack(stages)), np.array(n_effective))
+    return Fitted(encoder.with_parts(codebooks=np.stack(stages)), np.array(n_effective), n_iter)
 
 
 def fit_books(
@@ -65,8 +71,8 @@ def fit_books(
     settings: QuantizerSettings,
     rng: np.random.RandomState,
     starts: NDArray[np.floating] | None = None,
-) -> tuple[NDArray[np.floating], list[int]]:
-    """The codebooks of one stage, (n_books, n_codes, block_size), and how many words each uses.
+) -> tuple[NDArray[np.floating], list[Codebook]]:
+    """The codebooks of one stage, (n_books, n_codes, block_size), and how each was found.
 
     With ``starts``, of the same shape, PG k-means goes on from there.
     """
@@ -79,24 +85,25 @@ def fit_books(
         problems = [rows[:, columns] for columns in column_slices(rows.shape[1], size)]
     seeds = rng.randint(2**31 - 1, size=len(problems))
     books = np.zeros((len(problems), settings.n_codes, size), dtype=rows.dtype)
-    n_effective = [0] * len(problems)
+    found: list[Codebook] = [Codebook(books[0], 0, 0)] * len(problems)
 
     def fit_book(j: int) -> None:
         blocks = in_metric(problems[j], factor)
         width = blocks.shape[1]
         task = blocks, weights, settings.n_codes, int(seeds[j])
         if settings.train is not None and starts is None:
-            words, n_effective[j] = settings.train(*task)
+            found[j] = settings.train(*task)
         else:
             start = None if starts is None else in_metric(starts[j, :, :width], factor)
-            words, n_effective[j] = pg_codebook(*task, settings.max_iter, settings.max_rows, start)
+            found[j] = pg_codebook(*task, settings.max_iter, settings.max_rows, start)
+        words = found[j].words
         if factor is not None:
             words = np.linalg.solve(factor[:width, :width].T, words.T.astype(np.float64)).T
-        books[j, :, :width] = in_order(words, n_effective[j])
+        books[j, :, :width] = in_order(words, found[j].n_effective)
 
     # Estimators of others are fitted one after the other: they may not be made for threads.
     run_tasks(fit_book, len(problems), 1 if settings.train else effective_n_threads())
-    return books, n_effective
+    return books, found
 
 
 def in_order(words: NDArray[np.floating], n_used: int) -> NDArray[np.floating]:
