@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks import data
 from benchmarks.measure import machine, package_versions
-from benchmarks.sheets import Sheet, as_percent, as_seconds
+from benchmarks.sheets import Sheet, as_number, as_percent, as_seconds
 
 Result = dict[str, Any]
 
@@ -91,15 +91,21 @@ def _measured(name: str, W: data.Points, option: str, setting: dict[str, Any]) -
     }
 
 
-def between(points: Sequence[tuple[float, float]], bits: float) -> float:
-    """The error at ``bits``, from (bits, error) at other sizes: its logarithm is interpolated."""
+def between(points: Sequence[tuple[float, float]], bits: float) -> float | None:
+    """The error at ``bits``, from (bits, error) at other sizes: its logarithm is interpolated.
+
+    None beyond the largest size: a rotation of (d, d) numbers takes more room than small matrices.
+    """
     points = sorted(points)
     known_bits, errors = zip(*points, strict=True)
     if not known_bits[0] <= bits <= known_bits[-1]:
-        raise ValueError(
-            f"Got {bits:g} bits, but expected {known_bits[0]:g} to {known_bits[-1]:g}."
-        )
+        return None
     return float(np.exp(np.interp(bits, known_bits, np.log(errors))))
+
+
+def _gain(row: dict[str, Any]) -> float | None:
+    plain = row["plain_at_same_bits"]
+    return None if plain is None else row["relative_error"] / plain - 1.0
 
 
 def sheets(result: Result) -> list[Sheet]:
@@ -116,8 +122,8 @@ def sheets(result: Result) -> list[Sheet]:
                 row["option"],
                 f"{row['bits_per_weight']:.3f}",
                 f"{row['relative_error']:.4f}",
-                f"{row['plain_at_same_bits']:.4f}",
-                as_percent(row["relative_error"] / row["plain_at_same_bits"] - 1.0),
+                as_number(row["plain_at_same_bits"], 4),
+                as_percent(_gain(row)),
                 as_seconds(row["seconds"]),
             )
             for row in rows
