@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: ``python -m benchmarks [speed|curves|scaling|search|...]``.
+"""The command line of the benchmarks: ``python -m benchmarks [speed|curves|scaling|line|...]``.
 
 Without a subcommand it takes a short look: a subset of the real weight blocks and the digits, two
 rounds, same start only, no file written.
@@ -7,200 +7,28 @@ rounds, same start only, no file written.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from benchmarks import (
-    activations,
-    cold,
-    curves,
-    curves_plot,
-    data,
-    efforts,
-    empty_clusters,
-    growth,
-    line,
-    options,
-    packing,
-    quantizers,
-    report,
-    scaling,
-    scaling_plot,
-    search,
-    speed,
-)
-from benchmarks.baseline_ipq import DEFAULT_ITERATIONS
-from benchmarks.peers import PEERS
+from benchmarks import curves_plot, report, scaling_plot, speed
+from benchmarks.commands import MEASURING
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 PLOTS = {"curves": curves_plot.draw, "scaling": scaling_plot.draw}
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _one_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return an argparse type: a comma-separated list of some of ``known``, or "all"."""
-
-    def parse(text: str) -> list[str]:
-        names = list(known) if text == "all" else _names(text)
-        unknown = [name for name in names if name not in known]
-        if unknown or not names:
-            raise argparse.ArgumentTypeError(
-                f"got {', '.join(unknown) or 'nothing'}, but expected some of: {', '.join(known)}"
-            )
-        return names
-
-    return parse
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in _names(text)]
-
-
-def _add_curves(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser("curves", help="time to quality: SSE against seconds")
-    cases = list(data.CASES)
-    parser.add_argument("--cases", type=_one_of(cases), default=cases, help="comma-separated")
-    lines = list(efforts.LINES)
-    parser.add_argument("--libraries", type=_one_of(lines), default=lines,
-                        help=f"comma-separated: {', '.join(lines)}")  # fmt: skip
-    parser.add_argument("--iterations", type=_numbers, default=list(efforts.ITERATIONS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-rows", type=int, help="use at most this many rows of each case")
-    parser.add_argument("--long-run", type=float, default=120.0, metavar="SECONDS",
-                        help="give no greater effort to a line that took longer than this, and do "
-                        "not repeat the long run")  # fmt: skip
-    parser.add_argument("--glue", type=Path, metavar="FOLDER",
-                        help="the sentences of the case activations (default: the environment's "
-                        f"{activations.FOLDER_VARIABLE})")  # fmt: skip
-    return parser
-
-
-def _add_scaling(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser("scaling", help="seconds per iteration by n, K, d and threads")
-    series = list(growth.GROWS)
-    parser.add_argument("--series", type=_one_of(series), default=series)
-    parser.add_argument("--libraries", type=_one_of(scaling.LIBRARIES),
-                        default=list(scaling.DEFAULT_LIBRARIES),
-                        help=f"comma-separated: {', '.join(scaling.LIBRARIES)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--max-rows", type=int, help="leave out sizes with more rows than this")
-    parser.add_argument("--long-run", type=float, default=120.0, metavar="SECONDS",
-                        help="give no larger size to a library that took longer")  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
-    parser.add_argument("--no-memory", action="store_true", help="skip the peak-memory children")
-    return parser
-
-
-def _add_line(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser("line", help="one dimension: the exact optimum")
-    parser.add_argument("--sizes", type=_numbers, default=list(line.SIZES))
-    parser.add_argument("--k", type=_numbers, default=list(line.N_CLUSTERS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--long-run", type=float, default=300.0, metavar="SECONDS",
-                        help="do not try a peer on more that took longer for less")  # fmt: skip
-    return parser
-
-
-def _add_packing(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser("packing", help="GB/s of packing and unpacking codes")
-    parser.add_argument("--widths", type=_numbers, default=list(packing.WIDTHS))
-    parser.add_argument("--codes", type=int, default=packing.N_CODES)
-    parser.add_argument("--row-length", type=int, default=packing.ROW_LENGTH)
-    parser.add_argument("--rounds", type=int, default=5)
-    return parser
-
-
-def _add_search(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser("search", help="codes: nearest rows by look-up tables, decoding")
-    cases = list(search.N_BLOCKS)
-    parser.add_argument("--cases", type=_one_of(cases), default=cases, help="comma-separated")
-    parser.add_argument("--bits", type=_numbers, default=list(search.Plan.bits),
-                        help="of a code; all but the first for the first case only")  # fmt: skip
-    parser.add_argument("--queries", type=_numbers, default=list(search.Plan.n_queries))
-    parser.add_argument("--k", type=int, default=search.Plan.k, help="rows sought for a query")
-    parser.add_argument("--rounds", type=int, default=search.Plan.rounds)
-    parser.add_argument("--rows", type=int, help="use at most this many rows of each case")
-    return parser
-
-
-def _add_quantizers(commands: Any) -> argparse.ArgumentParser:
-    parser = commands.add_parser("quantizers", help="product quantization: train, encode, decode")
-    cases = list(quantizers.CASES)
-    parser.add_argument("--cases", type=_one_of(cases), default=cases, help="comma-separated")
-    libraries = [peer.name for peer in quantizers.PEERS]
-    parser.add_argument("--libraries", type=_one_of(libraries), default=libraries,
-                        help=f"comma-separated: {', '.join(libraries)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, help="use at most this many rows of each case")
-    parser.add_argument("--long-run", type=float, default=60.0, metavar="SECONDS",
-                        help="do not repeat a peer that trains longer than this")  # fmt: skip
-    return parser
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; its help is the manual of the harness."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command")
-
-    fast = commands.add_parser("speed", help="time, SSE, empty clusters, memory against the peers")
-    cases = _one_of(list(data.CASES))
-    fast.add_argument("--cases", type=cases, default=list(data.CASES), help="comma-separated")
-    fast.add_argument("--modes", type=_one_of(speed.MODES), default=list(speed.MODES))
-    fast.add_argument("--libraries", type=_one_of(list(PEERS)), default=list(PEERS))
-    fast.add_argument("--rounds", type=int, default=3)
-    fast.add_argument("--seed", type=int, default=0)
-    fast.add_argument("--rows", type=int, help="use at most this many rows of each case")
-    fast.add_argument("--long-run", type=float, default=60.0, metavar="SECONDS",
-                      help="do not repeat a peer that takes longer than this")  # fmt: skip
-    fast.add_argument("--no-memory", action="store_true", help="skip the peak-memory children")
-
-    first = commands.add_parser("cold", help="first fit in a fresh process, cold and warm cache")
-    first.add_argument("--repeats", type=int, default=3)
-
-    study = commands.add_parser("empty-clusters", help="the empty-cluster study on the real model")
-    study.add_argument("--layers", type=_names, help=f'comma-separated names, or "all"; default: '
-                       f"{', '.join(empty_clusters.DEFAULT_LAYERS)}")  # fmt: skip
-    study.add_argument("--k", type=_numbers, default=list(empty_clusters.DEFAULT_K))
-    study.add_argument("--arms", type=_one_of(list(empty_clusters.ARMS)),
-                       default=list(empty_clusters.ARMS))  # fmt: skip
-    study.add_argument("--iterations", type=int, default=DEFAULT_ITERATIONS)
-    study.add_argument("--seeds", type=_numbers, default=[0])
-
-    quality = _add_curves(commands)
-    sizes = _add_scaling(commands)
-    on_a_line = _add_line(commands)
-    bits = _add_packing(commands)
-    by_codes = _add_search(commands)
-
-    products = _add_quantizers(commands)
-    choices = commands.add_parser("options", help="what rotation, scales and stages gain")
-    choices.add_argument("--matrices", type=_one_of(list(options.MATRICES)),
-                         default=list(options.MATRICES), help="comma-separated")  # fmt: skip
-
-    for command in (
-        fast,
-        first,
-        study,
-        quality,
-        sizes,
-        on_a_line,
-        bits,
-        by_codes,
-        products,
-        choices,
-    ):
-        where = "write the result here (a bare name: in benchmarks/results)"
-        command.add_argument("--json", type=Path, metavar="PATH", help=where)
+    for name, command in MEASURING.items():
+        measuring = commands.add_parser(name, help=command.about)
+        command.add_options(measuring)
+        measuring.add_argument("--json", type=Path, metavar="PATH", help="write the result here (a "
+                               "bare name: in benchmarks/results)")  # fmt: skip
 
     table = commands.add_parser("report", help="a result file as a table")
     table.add_argument("result", type=Path)
@@ -217,113 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_curves(
-    arguments: argparse.Namespace, console: Console, save: Callable[[report.Result], None]
-) -> report.Result:
-    if arguments.glue is not None:
-        os.environ[activations.FOLDER_VARIABLE] = str(arguments.glue)
-    plan = curves.Plan(
-        cases=arguments.cases,
-        lines=arguments.libraries,
-        iterations=sorted(arguments.iterations),
-        rounds=arguments.rounds,
-        seed=arguments.seed,
-        max_rows=arguments.max_rows,
-        long_run=arguments.long_run,
-    )
-    return curves.run(plan, console, save)
-
-
-def _run_scaling(
-    arguments: argparse.Namespace, console: Console, save: Callable[[report.Result], None]
-) -> report.Result:
-    plan = scaling.Plan(
-        series=arguments.series,
-        libraries=arguments.libraries,
-        rounds=arguments.rounds,
-        iterations=arguments.iterations,
-        long_run=arguments.long_run,
-        max_rows=arguments.max_rows,
-        quick=arguments.quick,
-        with_memory=not arguments.no_memory,
-    )
-    return scaling.run(plan, console, save)
-
-
 def _run(arguments: argparse.Namespace, console: Console) -> report.Result:
-    """Run the measuring command that the arguments name."""
+    """Run the measuring command that the arguments name; without one, a short look."""
 
     def save(unfinished: report.Result) -> None:
-        # Long runs leave behind what they have, should they be cut off.
         if arguments.json is not None:
             report.write(unfinished, arguments.json)
 
-    if arguments.command == "curves":
-        return _run_curves(arguments, console, save)
-    if arguments.command == "scaling":
-        return _run_scaling(arguments, console, save)
-    if arguments.command == "line":
-        plan = line.Plan(
-            sizes=arguments.sizes,
-            n_clusters=arguments.k,
-            rounds=arguments.rounds,
-            long_run=arguments.long_run,
-        )
-        return line.run(plan, console)
-    if arguments.command == "packing":
-        plan = packing.Plan(
-            widths=arguments.widths,
-            n_codes=arguments.codes,
-            row_length=arguments.row_length,
-            rounds=arguments.rounds,
-        )
-        return packing.run(plan, console)
-    if arguments.command == "search":
-        plan = search.Plan(
-            cases=arguments.cases,
-            bits=arguments.bits,
-            n_queries=arguments.queries,
-            k=arguments.k,
-            rounds=arguments.rounds,
-            max_rows=arguments.rows,
-        )
-        return search.run(plan, console)
-    if arguments.command == "options":
-        return options.run(arguments.matrices, console)
-    if arguments.command == "quantizers":
-        return quantizers.run(
-            quantizers.Plan(
-                cases=arguments.cases,
-                libraries=arguments.libraries,
-                rounds=arguments.rounds,
-                max_rows=arguments.rows,
-                long_run=arguments.long_run,
-            ),
-            console,
-        )
-    if arguments.command == "speed":
-        plan = speed.Plan(
-            cases=arguments.cases,
-            modes=arguments.modes,
-            libraries=arguments.libraries,
-            rounds=arguments.rounds,
-            seed=arguments.seed,
-            max_rows=arguments.rows,
-            long_run=arguments.long_run,
-            with_memory=not arguments.no_memory,
-        )
-        return speed.run(plan, console)
-    if arguments.command == "cold":
-        return cold.run(console, arguments.repeats)
-    if arguments.command == "empty-clusters":
-        return empty_clusters.run(
-            console,
-            layer_names=arguments.layers,
-            n_clusters=arguments.k,
-            arms=arguments.arms,
-            iterations=arguments.iterations,
-            seeds=arguments.seeds,
-        )
+    if arguments.command is not None:
+        return MEASURING[arguments.command].run(arguments, console, save)
     short = speed.Plan(
         cases=("blocks", "digits"),
         modes=("same start",),

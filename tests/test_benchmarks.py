@@ -13,6 +13,7 @@ from benchmarks import (
     data,
     efforts,
     growth,
+    line,
     options,
     packing,
     plotting,
@@ -21,8 +22,10 @@ from benchmarks import (
     report,
     scaling,
     search,
+    speed,
 )
 from benchmarks.__main__ import build_parser
+from benchmarks.commands import MEASURING, _plan
 from benchmarks.wordpiece import WordPiece
 from pgkmeans_sk import ProductQuantizer
 from tests import reference
@@ -584,10 +587,7 @@ def test_wordpiece_takes_the_longest_pieces(tmp_path):
     assert tokenizer.encode("cafe cafe cafe cafe", longest=4) == [1, 7, 7, 2]
 
 
-COMMANDS = (
-    "speed", "curves", "scaling", "line", "packing", "search", "quantizers", "options", "plot",
-    "report",
-)  # fmt: skip
+COMMANDS = (*MEASURING, "plot", "report", "compare")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -596,3 +596,15 @@ def test_help_of_each_command(command, capsys):
         build_parser().parse_args([command, "--help"])
     assert stop.value.code == 0
     assert "usage" in capsys.readouterr().out
+
+
+PLANNED = (speed, curves, scaling, line, quantizers, search, packing)
+
+
+@pytest.mark.parametrize("module", PLANNED, ids=lambda module: module.__name__)
+def test_options_are_the_fields_of_a_plan(module):
+    name = module.__name__.split(".")[1]
+    plan = _plan(module.Plan, build_parser().parse_args([name, "--rounds", "7"]))
+    assert plan.rounds == 7
+    defaults = _plan(module.Plan, build_parser().parse_args([name]))
+    assert defaults.rounds == module.Plan.rounds

@@ -1,0 +1,256 @@
+"""The commands that measure something: what they can be told, and what they run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+
+from benchmarks import (
+    activations,
+    cold,
+    curves,
+    data,
+    efforts,
+    empty_clusters,
+    growth,
+    line,
+    options,
+    packing,
+    quantizers,
+    report,
+    scaling,
+    search,
+    speed,
+)
+from benchmarks.baseline_ipq import DEFAULT_ITERATIONS
+from benchmarks.peers import PEERS
+
+P = TypeVar("P")
+Parser = argparse.ArgumentParser
+Save = Callable[[report.Result], None]
+"""Keeps an unfinished result: long runs leave behind what they have, should they be cut off."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its line in the manual, its options, and the benchmark behind it."""
+
+    about: str
+    add_options: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace, Console, Save], report.Result]
+
+
+def names_in(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def one_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return an argparse type: a comma-separated list of some of ``known``, or "all"."""
+
+    def parse(text: str) -> list[str]:
+        names = list(known) if text == "all" else names_in(text)
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise argparse.ArgumentTypeError(
+                f"got {', '.join(unknown) or 'nothing'}, but expected some of: {', '.join(known)}"
+            )
+        return names
+
+    return parse
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in names_in(text)]
+
+
+def _plan(kind: type[P], arguments: argparse.Namespace) -> P:
+    """The plan of a benchmark: options have the names of its fields."""
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(arguments, name) for name in known})
+
+
+def _add_choice(
+    parser: Parser, option: str, known: Sequence[str], default: Sequence[str] = (), **more: Any
+) -> None:
+    """An option that takes some of the known names; by default all."""
+    parser.add_argument(option, type=one_of(known), default=list(default or known),
+                        help=f"comma-separated: {', '.join(known)}", **more)  # fmt: skip
+
+
+def _add_limits(
+    parser: Parser, rounds: int, long_run: float | None = None, about: str = ""
+) -> None:
+    """Options that bound how long a run takes."""
+    parser.add_argument("--rounds", type=int, default=rounds)
+    if long_run is not None:
+        parser.add_argument("--long-run", type=float, default=long_run, metavar="SECONDS",
+                            help=about)  # fmt: skip
+
+
+def _add_rows(parser: Parser) -> None:
+    parser.add_argument("--rows", dest="max_rows", type=int,
+                        help="use at most this many rows of each case")  # fmt: skip
+
+
+def _add_no_memory(parser: Parser) -> None:
+    parser.add_argument("--no-memory", dest="with_memory", action="store_false",
+                        help="skip the peak-memory children")  # fmt: skip
+
+
+# ------------------------------------------------------------------ k-means
+
+
+def _add_speed(parser: Parser) -> None:
+    _add_choice(parser, "--cases", list(data.CASES))
+    _add_choice(parser, "--modes", speed.MODES)
+    _add_choice(parser, "--libraries", list(PEERS))
+    parser.add_argument("--seed", type=int, default=0)
+    _add_limits(parser, 3, 60.0, "do not repeat a peer that takes longer than this")
+    _add_rows(parser)
+    _add_no_memory(parser)
+
+
+def _add_cold(parser: Parser) -> None:
+    parser.add_argument("--repeats", type=int, default=3)
+
+
+def _add_study(parser: Parser) -> None:
+    parser.add_argument("--layers", type=names_in, help='comma-separated names, or "all"; default: '
+                        f"{', '.join(empty_clusters.DEFAULT_LAYERS)}")  # fmt: skip
+    parser.add_argument("--k", type=_numbers, default=list(empty_clusters.DEFAULT_K))
+    _add_choice(parser, "--arms", list(empty_clusters.ARMS))
+    parser.add_argument("--iterations", type=int, default=DEFAULT_ITERATIONS)
+    parser.add_argument("--seeds", type=_numbers, default=[0])
+
+
+def _run_study(arguments: argparse.Namespace, console: Console, save: Save) -> report.Result:
+    return empty_clusters.run(
+        console,
+        layer_names=arguments.layers,
+        n_clusters=arguments.k,
+        arms=arguments.arms,
+        iterations=arguments.iterations,
+        seeds=arguments.seeds,
+    )
+
+
+def _add_curves(parser: Parser) -> None:
+    _add_choice(parser, "--cases", list(data.CASES))
+    _add_choice(parser, "--libraries", list(efforts.LINES), dest="lines")
+    parser.add_argument("--iterations", type=_numbers, default=list(efforts.ITERATIONS))
+    parser.add_argument("--seed", type=int, default=0)
+    _add_limits(parser, 3, 120.0, "give no greater effort to a line that took longer than this, "
+                "and do not repeat the long run")  # fmt: skip
+    _add_rows(parser)
+    parser.add_argument("--glue", type=Path, metavar="FOLDER",
+                        help="the sentences of the case activations (default: the environment's "
+                        f"{activations.FOLDER_VARIABLE})")  # fmt: skip
+
+
+def _run_curves(arguments: argparse.Namespace, console: Console, save: Save) -> report.Result:
+    if arguments.glue is not None:
+        os.environ[activations.FOLDER_VARIABLE] = str(arguments.glue)
+    arguments.iterations.sort()
+    return curves.run(_plan(curves.Plan, arguments), console, save)
+
+
+def _add_scaling(parser: Parser) -> None:
+    _add_choice(parser, "--series", list(growth.GROWS))
+    _add_choice(parser, "--libraries", scaling.LIBRARIES, scaling.DEFAULT_LIBRARIES)
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--rows", dest="max_rows", type=int,
+                        help="leave out sizes with more rows than this")  # fmt: skip
+    _add_limits(parser, 3, 120.0, "give no larger size to a library that took longer")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
+    _add_no_memory(parser)
+
+
+def _add_line(parser: Parser) -> None:
+    parser.add_argument("--sizes", type=_numbers, default=list(line.SIZES))
+    parser.add_argument("--k", dest="n_clusters", type=_numbers, default=list(line.N_CLUSTERS))
+    _add_limits(parser, 3, 300.0, "do not try a peer on more that took longer for less")
+
+
+# ------------------------------------------------------------------ product quantization
+
+
+def _add_quantizers(parser: Parser) -> None:
+    _add_choice(parser, "--cases", list(quantizers.CASES))
+    _add_choice(parser, "--libraries", [peer.name for peer in quantizers.PEERS])
+    _add_limits(parser, 3, 60.0, "do not repeat a peer that trains longer than this")
+    _add_rows(parser)
+
+
+def _add_options(parser: Parser) -> None:
+    _add_choice(parser, "--matrices", list(options.MATRICES))
+
+
+def _add_packing(parser: Parser) -> None:
+    parser.add_argument("--widths", type=_numbers, default=list(packing.WIDTHS))
+    parser.add_argument("--codes", dest="n_codes", type=int, default=packing.N_CODES)
+    parser.add_argument("--row-length", type=int, default=packing.ROW_LENGTH)
+    _add_limits(parser, 5)
+
+
+def _add_search(parser: Parser) -> None:
+    _add_choice(parser, "--cases", list(search.N_BLOCKS))
+    parser.add_argument("--bits", type=_numbers, default=list(search.Plan.bits),
+                        help="of a code; all but the first for the first case only")  # fmt: skip
+    parser.add_argument("--queries", dest="n_queries", type=_numbers,
+                        default=list(search.Plan.n_queries))  # fmt: skip
+    parser.add_argument("--k", type=int, default=search.Plan.k, help="rows sought for a query")
+    _add_limits(parser, search.Plan.rounds)
+    _add_rows(parser)
+
+
+MEASURING = {
+    "speed": Command(
+        "time, SSE, empty clusters, memory against the peers",
+        _add_speed,
+        lambda arguments, console, save: speed.run(_plan(speed.Plan, arguments), console),
+    ),
+    "cold": Command(
+        "first fit in a fresh process, cold and warm cache",
+        _add_cold,
+        lambda arguments, console, save: cold.run(console, arguments.repeats),
+    ),
+    "empty-clusters": Command("the empty-cluster study on the real model", _add_study, _run_study),
+    "curves": Command("time to quality: SSE against seconds", _add_curves, _run_curves),
+    "scaling": Command(
+        "seconds per iteration by n, K, d and threads",
+        _add_scaling,
+        lambda arguments, console, save: scaling.run(_plan(scaling.Plan, arguments), console, save),
+    ),
+    "line": Command(
+        "one dimension: the exact optimum",
+        _add_line,
+        lambda arguments, console, save: line.run(_plan(line.Plan, arguments), console),
+    ),
+    "quantizers": Command(
+        "product quantization: train, encode, decode",
+        _add_quantizers,
+        lambda arguments, console, save: quantizers.run(_plan(quantizers.Plan, arguments), console),
+    ),
+    "options": Command(
+        "what rotation, scales and stages gain",
+        _add_options,
+        lambda arguments, console, save: options.run(arguments.matrices, console),
+    ),
+    "search": Command(
+        "codes: nearest rows by look-up tables, decoding",
+        _add_search,
+        lambda arguments, console, save: search.run(_plan(search.Plan, arguments), console),
+    ),
+    "packing": Command(
+        "GB/s of packing and unpacking codes",
+        _add_packing,
+        lambda arguments, console, save: packing.run(_plan(packing.Plan, arguments), console),
+    ),
+}
+"""Name on the command line -> command. To add a benchmark, add a row here and in ``report.py``."""
