@@ -61,12 +61,13 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     max_iter : int, default=10
         Most steps of PG k-means for a codebook. They have momentum, so that 10 go further than 25
-        plain ones; 25 lower the squared error by another 1 %. Not for other quantizers.
+        plain ones (docs/benchmarks.md); more of them lower the error a little. Not for other
+        quantizers.
 
     rows_per_code : int or None, default=256
         PG k-means looks at so many blocks for each code word, drawn at random, if there are more.
-        None: at all of them, which lowers the squared error by up to another 1 %. Single values
-        (``block_size=1``) are all looked at.
+        None: at all of them, which lowers the error a little. Single values (``block_size=1``) are
+        all looked at.
 
     n_stages : int, default=1
         Residual quantization: the codes of each further stage stand for what the stages before have

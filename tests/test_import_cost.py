@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import pgkmeans_sk
+
 ROOT = Path(__file__).resolve().parents[1]
 
 NEVER_LOADED = {"torch", "dask", "distributed", "matplotlib", "polars", "typer", "safetensors"}
@@ -82,3 +84,17 @@ def test_compiles_nothing(statement, compiles, tmp_path):
     assert (int(printed) > 0) == compiles
     # Numba makes empty folders already when it decorates a function.
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_names_are_loaded_when_they_are_asked_for():
+    loaded = loaded_by("from pgkmeans_sk import PGKMeans")
+    assert "pgkmeans_sk.product_quantizer" not in loaded
+    assert "pgkmeans_sk.product_quantizer" in loaded_by("from pgkmeans_sk import ProductQuantizer")
+
+
+def test_all_public_names_are_there():
+    assert set(pgkmeans_sk.__all__) == set(dir(pgkmeans_sk))
+    for name in pgkmeans_sk.__all__:
+        assert getattr(pgkmeans_sk, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'KMeans'"):
+        _ = pgkmeans_sk.KMeans
