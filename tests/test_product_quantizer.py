@@ -379,6 +379,17 @@ def test_compressed_matrix(variant):
     np.testing.assert_array_equal(rows, expected[1])
 
 
+@pytest.mark.parametrize("row", [3, -1])
+def test_rows_that_a_matrix_does_not_have(row):
+    """Three rows of 4 bits lie in two bytes, where a fourth one would have room."""
+    pq = ProductQuantizer(4, 16, random_state=0).fit(table(50, 4))
+    matrix = pq.encode(table(3, 4))
+    assert matrix.packed.nbytes == 2
+    for method in (matrix.codes, matrix.decode):
+        with pytest.raises(ValueError, match=f"{row}"):
+            method([row])
+
+
 def test_encode_uses_the_codebooks_there_are():
     pq = quantizer().fit(table())
     fresh = table(50, seed=5)

@@ -81,10 +81,12 @@ class CompressedMatrix:
         width = self.decoder.n_block_codes
         if rows is None:
             count = self.n_rows * width
-            found = unpack(self.packed, self.code_bits, count).reshape(self.n_rows, width)
+            found = unpack(self.packed, self.code_bits, count, total=count)
+            found = found.reshape(self.n_rows, width)
         else:
             rows = np.asarray(rows)
-            found = unpack_rows(self.packed, self.code_bits, width, rows)
+            # The last byte may have room for codes of rows that are not there.
+            found = unpack_rows(self.packed, self.code_bits, width, rows, n_rows=self.n_rows)
         if self.scale_codes is None:
             return found
         scales = self.scale_codes if rows is None else self.scale_codes[rows]

@@ -45,6 +45,7 @@ def interleave(
 
 @part
 def is_worse(score, row, other_score, other_row):
+    """Larger scores are worse; of equal ones, the later row."""
     return score > other_score or (score == other_score and row > other_row)
 
 

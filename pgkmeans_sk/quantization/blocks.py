@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,9 +27,3 @@ def whole_blocks(rows: NDArray[np.floating], block_size: int) -> NDArray[np.floa
 def stage_columns(stage: int, n_blocks: int) -> slice:
     """Where the codes of a stage lie in a matrix of codes."""
     return slice(stage * n_blocks, (stage + 1) * n_blocks)
-
-
-def block_columns(n_blocks: int, n_stages: int) -> Iterator[tuple[int, int, int]]:
-    """(stage, block, column) of each column of codes."""
-    for column in range(n_stages * n_blocks):
-        yield column // n_blocks, column % n_blocks, column

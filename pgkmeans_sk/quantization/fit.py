@@ -84,8 +84,12 @@ def _scale_codebook(
 
 def _block_scales(prepared: Prepared, block_size: int) -> NDArray[np.float64]:
     """Root of the weighted mean square of each block, (n_blocks,); 1 for blocks of zeros."""
-    squares = np.square(prepared.rows, dtype=np.float64)
-    per_column = np.average(squares, axis=0, weights=prepared.weights)
+    rows, weights = prepared.rows, prepared.weights
+    if weights is None:
+        per_column = np.einsum("ij,ij->j", rows, rows, dtype=np.float64) / len(rows)
+    else:
+        per_column = np.einsum("i,ij,ij->j", weights, rows, rows, dtype=np.float64)
+        per_column /= weights.sum()
     scales = [
         np.sqrt(per_column[columns].mean())
         for columns in column_slices(len(per_column), block_size)
