@@ -315,7 +315,9 @@ def test_memory_is_that_of_a_layer(tmp_path, step):
     settings = TensorSettings(n_codes=32)
     first = write_model(tmp_path / "first", layers[:1])
     del layers
-    compress_file(first, tmp_path / "small", settings)  # compiles
+    compress_file(first, tmp_path / "small", settings)  # compiles, as the next two do
+    decompress_file(tmp_path / "small", tmp_path / "restored")
+    describe_file(tmp_path / "small")
     if step != "compress":
         compress_file(model, tmp_path / "small", settings)
     tracemalloc.start()
