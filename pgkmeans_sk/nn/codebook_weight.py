@@ -134,9 +134,27 @@ class CodebookWeight(nn.Module):
 
     def forward(self, codebook: Tensor) -> Tensor:
         """The weight, in the dtype of ``codebook``."""
-        if self._decoded is not None and not self.training:
+        if self._decoded is not None and self.is_cached:
             return self._decoded
         return tensor_of(self.decode(codebook), self.shape, self.axis)
+
+    def dense(self, codebook: Tensor) -> Tensor:
+        """The weight as a contiguous tensor that knows nothing of the codebook."""
+        with torch.no_grad():
+            return tensor_of(self.decode(codebook), self.shape, self.axis).contiguous()
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether ``forward`` has nothing to decode."""
+        return self._decoded is not None and not self.training
+
+    def keep_decoded(self, codebook: Tensor) -> None:
+        """Decode for all reads in evaluation mode, until ``forget_decoded``."""
+        self._decoded = self.dense(codebook)
+
+    def forget_decoded(self) -> None:
+        """Decode each time again."""
+        self._decoded = None
 
     def decode(self, codebook: Tensor, rows: Tensor | None = None) -> Tensor:
         """Rows (n, n_features) of the weight's matrix: all, or those of numbers ``rows`` (n,).
