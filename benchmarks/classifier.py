@@ -76,18 +76,12 @@ def load_tokenizer() -> WordPiece:
     return WordPiece(data.model_file().with_name("vocab.txt"))
 
 
-def encoded(
-    examples: Sequence[glue.Example], labels: Sequence[str], tokenizer: WordPiece
-) -> list[Encoded]:
-    """Turn examples into token numbers."""
-    found = []
-    for example in examples:
-        parts = tokenizer.encode_parts(example.sentences, LONGEST)
-        kinds = [kind for kind, part in enumerate(parts) for _ in part]
-        found.append(
-            Encoded([t for part in parts for t in part], kinds, labels.index(example.label))
-        )
-    return found
+def encoded(example: glue.Example, labels: Sequence[str], tokenizer: WordPiece) -> Encoded:
+    """Turn an example into token numbers."""
+    parts = tokenizer.encode_parts(example.sentences, LONGEST)
+    kinds = [kind for kind, part in enumerate(parts) for _ in part]
+    tokens = [token for part in parts for token in part]
+    return Encoded(tokens, kinds, labels.index(example.label))
 
 
 def load_task(task: str, part: str, n_examples: int | None = None) -> list[Encoded]:

@@ -1,9 +1,9 @@
 """iPQ with training: a real encoder fine-tuned on SST-2 and RTE, compressed group by group.
 
-The grid is task x seed x Quant-Noise x arm x sizes. First the uncompressed model is fine-tuned, once
-for each task, seed and rate of noise, and kept (in benchmarks/cache); from there every arm goes on.
-Each run is a unit (``units.py``), so a study that was killed goes on where it was, and several
-machines can share the grid by ``--seeds`` or ``--arms``.
+The grid is task x seed x Quant-Noise x arm x sizes. First the uncompressed model is fine-tuned,
+once for each task, seed and rate of noise, and kept (in benchmarks/cache); from there every arm
+goes on. Each run is a unit (``units.py``), so a study that was killed goes on where it was, and
+several machines can share the grid by ``--seeds`` or ``--arms``.
 """
 
 from __future__ import annotations
