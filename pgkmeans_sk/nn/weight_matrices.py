@@ -89,15 +89,17 @@ def _weighting(target: Target, n_features: int, calibration: Calibration) -> dic
     record = calibration.get(name)
     if settings.importance is None or record is None:
         return {}
+    known: dict[str, Any] = {}
     weights = calibration.row_weights(name)
     if weights is not None:
-        return {"sample_weight": weights}
-    if settings.importance == "block":
-        if settings.rotation is not None:  # which mixes what the metric would be about
-            return {}
-        block_size = min(settings.block_size, n_features)
-        return {"importance": calibration.block_metric(name, block_size)}
-    return {"importance": calibration.column_importance(name)}
+        known["sample_weight"] = weights
+    if isinstance(record, SecondMoment) and settings.importance == "block":
+        if settings.rotation is None:  # which mixes what the metric would be about
+            block_size = min(settings.block_size, n_features)
+            known["importance"] = calibration.block_metric(name, block_size)
+    elif not isinstance(record, RowCounts):
+        known["importance"] = calibration.column_importance(name)
+    return known
 
 
 def _with_zero_padding(matrix: CompressedMatrix, found: FoundTensor) -> CompressedMatrix:
