@@ -53,10 +53,20 @@ def random_words(key: Tensor, n_draws: Tensor, n_words: int) -> Tensor:
     words : int32 tensor of shape (n_words,)
         Uniform over all values of int32. More words of the same draw begin with these.
     """
+    numbers = torch.arange((n_words + 1) // 2, dtype=torch.int64, device=key.device)
+    return _mixes(key, n_draws, numbers).view(torch.int32)[:n_words]
+
+
+def random_words_at(key: Tensor, n_draws: Tensor, numbers: Tensor) -> Tensor:
+    """Some words of a draw: those of ``numbers`` (int64, any shape), as int32 of that shape."""
+    pairs = _mixes(key, n_draws, numbers >> 1).unsqueeze(-1).view(torch.int32)
+    return torch.where((numbers & 1).bool(), pairs[..., 1], pairs[..., 0])
+
+
+def _mixes(key: Tensor, n_draws: Tensor, numbers: Tensor) -> Tensor:
+    """The mixes of ``numbers`` in a draw, each two words."""
     start = _mix_(key + n_draws * GAMMA)
-    state = torch.arange((n_words + 1) // 2, dtype=torch.int64, device=key.device)
-    state.mul_(GAMMA).add_(start)
-    return _mix_(state).view(torch.int32)[:n_words]
+    return _mix_((numbers * GAMMA).add_(start))
 
 
 def _mix_(words: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """What Quant-Noise puts in the place of a block: one module for each kind of noise.
 
-Each takes the matrix of a weight (n_rows, n_columns) and returns phi of all its blocks, a tensor
-that broadcasts to the matrix, in its dtype; which of the blocks are taken is decided elsewhere.
-Nothing is written, and nothing is random.
+Each takes the matrix of a weight (n_rows, n_columns), and the numbers of some rows or None for all.
+It returns phi of all blocks of these rows, as a tensor that broadcasts to them, in the dtype of the
+matrix; which of the blocks are taken is decided elsewhere. Nothing is written or random.
 
 References
 ----------
 Fan et al. 2020, "Training with Quantization Noise for Extreme Model Compression",
-arXiv:2004.07320. "proxy", "pq" and "intN" are the noise of the paper; what "mean" is the mean of, is
-our reading.
+arXiv:2004.07320. "proxy", "pq" and "intN" are the noise of the paper; that "mean" is the mean of
+all blocks of the weight is our reading.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_BITS = 16
 class Dropped(nn.Module):
     """phi = 0, which stands for any quantization: kind "proxy"."""
 
-    def forward(self, matrix: Tensor) -> Tensor:
+    def forward(self, matrix: Tensor, rows: Tensor | None = None) -> Tensor:
         """A zero."""
         return matrix.new_zeros(())
 
@@ -44,12 +44,12 @@ class MeanBlock(nn.Module):
         super().__init__()
         self.block_size = block_size
 
-    def forward(self, matrix: Tensor) -> Tensor:
+    def forward(self, matrix: Tensor, rows: Tensor | None = None) -> Tensor:
         """The mean block, once for each block of a row: (n_columns,).
 
         A narrower last block counts for the values that it has, and takes the first of the mean.
         """
-        n_rows, n_columns = matrix.shape
+        n_columns = matrix.shape[1]
         n_blocks = -(-n_columns // self.block_size)
         columns = matrix.mean(0, dtype=_work_dtype(matrix))
         n_missing = n_blocks * self.block_size - n_columns
@@ -112,13 +112,11 @@ class NearestWord(nn.Module):
             else:
                 self.register_buffer(name, found.to(matrix.device))
 
-    def forward(self, matrix: Tensor) -> Tensor:
+    def forward(self, matrix: Tensor, rows: Tensor | None = None) -> Tensor:
         """The code words of all blocks, side by side as in the matrix."""
-        n_rows, n_columns = matrix.shape
-        words = self.codebook.index_select(0, self.codes.reshape(-1).to(torch.int32))
-        # Not -1: it would be ambiguous for no rows.
-        width = self.codes.shape[1] * self.codebook.shape[1]
-        return words.view(n_rows, width)[:, :n_columns].to(matrix.dtype)
+        codes = self.codes if rows is None else self.codes[rows]
+        words = nn.functional.embedding(codes.to(torch.int32), self.codebook)
+        return words.flatten(1)[:, : matrix.shape[1]].to(matrix.dtype)
 
 
 class Rounded(nn.Module):
@@ -137,16 +135,17 @@ class Rounded(nn.Module):
         super().__init__()
         self.n_bits = n_bits
 
-    def forward(self, matrix: Tensor) -> Tensor:
+    def forward(self, matrix: Tensor, rows: Tensor | None = None) -> Tensor:
         """The matrix, each value rounded."""
-        wide = matrix.to(_work_dtype(matrix))
-        least, greatest = torch.aminmax(wide)
-        least, greatest = least.clamp(max=0.0), greatest.clamp(min=0.0)
+        dtype = _work_dtype(matrix)
+        least, greatest = torch.aminmax(matrix)
+        least, greatest = least.to(dtype).clamp(max=0.0), greatest.to(dtype).clamp(min=0.0)
         n_steps = 2**self.n_bits - 1
         step = (greatest - least) / n_steps
         step = torch.where(step > 0.0, step, 1.0)  # all values are zero, and stay so
         lowest = torch.round(least / step)
-        levels = torch.clamp(torch.round(wide / step), lowest, lowest + n_steps)
+        values = (matrix if rows is None else matrix[rows]).to(dtype)
+        levels = torch.clamp(torch.round(values / step), lowest, lowest + n_steps)
         return (levels * step).to(matrix.dtype)
 
 

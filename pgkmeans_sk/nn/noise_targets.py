@@ -90,6 +90,8 @@ def _reason(found: FoundTensor, settings: TensorSettings, kind: str) -> str | No
     """Why a weight is left alone; None if it is not."""
     if is_lazy(found.tensor):
         return "not initialised yet"
+    if any(getattr(place.module, "max_norm", None) is not None for place in found.places):
+        return "its rows are written when they are read (max_norm)"
     shape = tuple(found.tensor.shape)
     dtype = DTYPE_NAMES.get(found.tensor.dtype, str(found.tensor.dtype))
     reason = reason_to_carry(shape, dtype, settings)

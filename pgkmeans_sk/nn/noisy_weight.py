@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgkmeans_sk.nn.counter_noise import WORD_BITS, random_words
+from pgkmeans_sk.nn.counter_noise import WORD_BITS, random_words, random_words_at
 from pgkmeans_sk.nn.layers import matrix_of, tensor_of
 from pgkmeans_sk.nn.noise_kinds import NearestWord
 
-RATE_UNIT = 2**WORD_BITS
-"""Rates are held in units of ``1 / RATE_UNIT``: an integer stays what it is in a model of halves."""
+RATE_UNIT = 1 << WORD_BITS
+"""Rates are held as multiples of ``1 / RATE_UNIT``: integers stay exact in a model of halves."""
 
 
 class NoisyWeight(nn.Module):
@@ -85,11 +85,37 @@ class NoisyWeight(nn.Module):
         """The weight as it is used."""
         if not self.training:
             return weight
-        matrix = matrix_of(weight.detach(), self.axis)
+        exact = matrix_of(weight, self.axis)
+        matrix = exact.detach()
         self._begin_read(matrix)
-        apply: Any = _StraightThrough.apply
-        used: Tensor = apply(weight, tensor_of(self._with_noise(matrix), weight.shape, self.axis))
-        return used
+        noisy = self._mixed(matrix, self._chosen(matrix), self.phi(matrix))
+        if self.exact_row is not None:
+            noisy[self.exact_row] = matrix[self.exact_row]
+        return tensor_of(_straight_through(exact, noisy), weight.shape, self.axis)
+
+    def rows(self, weight: Tensor, numbers: Tensor, exact: Tensor) -> Tensor:
+        """Some rows of what ``forward`` returns in training mode, without the others; a read.
+
+        Parameters
+        ----------
+        weight : tensor of shape (n_rows, n_columns)
+            The original; rows are those of its first axis.
+        numbers : integer tensor of shape (n,)
+            Which rows; a row may come several times.
+        exact : tensor of shape (n, n_columns)
+            These rows of the original, which get the gradient.
+
+        Returns
+        -------
+        rows : tensor of shape (n, n_columns)
+            With noise.
+        """
+        matrix, values = weight.detach(), exact.detach()
+        self._begin_read(matrix)
+        noisy = self._mixed(values, self._chosen(matrix, numbers), self.phi(matrix, numbers))
+        if self.exact_row is not None:
+            noisy = torch.where((numbers == self.exact_row).unsqueeze(1), values, noisy)
+        return _straight_through(exact, noisy)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What the original becomes when the weight is set: the same."""
@@ -106,42 +132,55 @@ class NoisyWeight(nn.Module):
             # are right only if they come out as before: the last draw is repeated there.
             if torch._C._current_graph_task_id() != -1:
                 return
-            if self.refresh_every is not None:
+            if self.refresh_every is not None and isinstance(self.phi, NearestWord):
                 n_reads = int(self.n_reads)
-                if n_reads and n_reads % self.refresh_every == 0 and isinstance(self.phi, NearestWord):
+                if n_reads and n_reads % self.refresh_every == 0:
                     self.phi.refresh(matrix)
         self.n_reads.add_(1)
 
-    def _with_noise(self, matrix: Tensor) -> Tensor:
+    def _chosen(self, matrix: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Which values of rows of the matrix are replaced in this draw, as booleans."""
         n_rows, n_columns = matrix.shape
         n_blocks = -(-n_columns // self.block_size)
-        words = random_words(self.key, self.n_reads, n_rows * n_blocks)
-        chosen = (words < (self.rate - RATE_UNIT // 2).to(torch.int32)).view(n_rows, n_blocks, 1)
-        chosen = chosen.expand(-1, -1, self.block_size).reshape(n_rows, -1)[:, :n_columns]
-        others = matrix
+        if rows is None:
+            words = random_words(self.key, self.n_reads, n_rows * n_blocks).view(n_rows, n_blocks)
+        else:
+            blocks = torch.arange(n_blocks, device=rows.device)
+            numbers = rows.to(torch.int64).unsqueeze(1) * n_blocks + blocks
+            words = random_words_at(self.key, self.n_reads, numbers)
+        chosen = words < (self.rate - RATE_UNIT // 2).to(torch.int32)
+        if self.block_size > 1:
+            chosen = chosen.repeat_interleave(self.block_size, 1)[:, :n_columns]
+        return chosen
+
+    def _mixed(self, values: Tensor, chosen: Tensor, phi: Tensor) -> Tensor:
         if self.scales_survivors:
-            dtype = torch.float64 if matrix.dtype == torch.float64 else torch.float32
-            others = matrix * (RATE_UNIT / (RATE_UNIT - self.rate).to(dtype))
-        noisy = torch.where(chosen, self.phi(matrix), others)
-        if self.exact_row is not None:
-            noisy[self.exact_row] = matrix[self.exact_row]
-        return noisy
+            dtype = torch.float64 if values.dtype == torch.float64 else torch.float32
+            share = (RATE_UNIT - self.rate).to(dtype) / RATE_UNIT
+            values = values * share.reciprocal()
+        return torch.where(chosen, phi, values)
 
     def extra_repr(self) -> str:
         """Settings, for printed modules."""
         return f"p={self.p}, block_size={self.block_size}"
 
 
-class _StraightThrough(torch.autograd.Function):
-    """The second tensor, with its gradient given to the first."""
+def _straight_through(exact: Tensor, noisy: Tensor) -> Tensor:
+    """``noisy``, with its gradient given to ``exact``."""
+    apply: Any = _StraightThrough.apply
+    used: Tensor = apply(exact, noisy)
+    return used
 
+
+class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(weight: Tensor, noisy: Tensor) -> Tensor:
+    def forward(exact: Tensor, noisy: Tensor) -> Tensor:
         return noisy
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        """Nothing is needed for the gradient."""
+        # Otherwise the result would be a view, which nobody may change: x = embed(i); x += y
+        ctx.mark_dirty(output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:

@@ -14,6 +14,7 @@ from pgkmeans_sk.nn.counter_noise import stream_key
 from pgkmeans_sk.nn.layers import matrix_of
 from pgkmeans_sk.nn.noise_kinds import n_bits_of, phi_of
 from pgkmeans_sk.nn.noise_targets import NoiseTarget, noise_targets
+from pgkmeans_sk.nn.noisy_rows import look_noisy_rows_up
 from pgkmeans_sk.nn.noisy_weight import NoisyWeight
 from pgkmeans_sk.nn.selection import Place, find_tensors
 from pgkmeans_sk.spec import Spec, TensorSettings
@@ -53,7 +54,7 @@ def quant_noise(
     module : Module
         A layer, or a model: then all weights of linear layers, embeddings, convolutions (transposed
         ones as well) and multi-head attention in it that the spec does not skip. Biases and others
-        with one axis are left alone; so is a layer that ``p`` names no block of.
+        with one axis are left alone.
     p : float, default=0.1
         Share of the blocks that is replaced, 0 <= p < 1. The paper takes 0.05 to 0.2 for blocks and
         0.5 for "int8".
@@ -99,25 +100,28 @@ def quant_noise(
 
     Notes
     -----
-    Noise is a function of the seed, the weight's name, and how often the weight was read in training
-    mode. The generators of torch are neither used nor changed. The state is in the ``state_dict``
-    (``parametrizations.weight.0.key``, ``n_reads``, ``rate``, and codebooks), so that a run that
-    goes on from a checkpoint sees the noise that it would have seen.
+    Noise is a function of the seed, the weight's name, and how often the weight was read in
+    training mode. The generators of torch are neither used nor changed. The state is in the
+    ``state_dict`` (``parametrizations.weight.0.key``, ``n_reads``, ``rate``, and codebooks), so
+    that a run that goes on from a checkpoint sees the noise that it would have seen.
 
-    *Reads.* Each read in training mode is a draw, ``layer.weight.shape`` too. A layer that is called
-    twice in a forward, and layers that share a weight, see different noise each time, unless
-    ``torch.nn.utils.parametrize.cached()`` is around it. Layers that share a weight share its
-    noise's state, and stay tied. Whoever wants to set a weight in training mode writes
-    ``layer.parametrizations.weight.original``: what he reads as ``layer.weight`` is a copy.
+    *Reads.* Each read in training mode is a draw, ``layer.weight.shape`` too. A layer that is
+    called twice in a forward sees different noise each time, unless
+    ``torch.nn.utils.parametrize.cached()`` is around it. Layers that share a weight stay tied; they
+    take turns in the draws of one stream. What is read in training mode is a copy: to set a weight,
+    write to ``layer.parametrizations.weight.original``, or assign ``layer.weight = tensor``.
+
+    *Embeddings* make only the rows noisy that they are asked for.
 
     *Checkpointed activations* (``torch.utils.checkpoint``): what is computed again within the
-    backward pass sees the last draw again, and gradients are exact if a weight is read once in a
-    forward.
+    backward pass sees the last draw again, so that gradients are exact if each weight is read once
+    in a forward.
 
-    *Compiled models.* ``torch.compile(fullgraph=True)`` works; a change of ``p`` needs no new
-    compilation. ``refresh_every`` does nothing there: use ``refresh_codebooks``.
+    *Compiled models.* ``torch.compile(fullgraph=True)`` works; another ``p`` needs no compilation
+    anew. ``refresh_every`` does nothing there: use ``refresh_codebooks``.
 
-    *DistributedDataParallel.* All replicas draw the same noise, since buffers are those of the first.
+    *DistributedDataParallel.* All replicas draw the same noise: that of the first, whose buffers
+    they are given.
 
     *Names.* While there is noise, a weight's key in the ``state_dict`` is
     ``parametrizations.weight.original``, and it comes behind the bias in ``parameters()``: remove
@@ -149,9 +153,7 @@ def quant_noise(
     _check_arguments(module, p, kind, seed, refresh_every, scale_survivors)
     spec = _spec_of(spec, block_size, n_codes)
     targets = noise_targets(module, spec, kind)
-    noises = [
-        _noise_for(target, kind, seed, refresh_every, scale_survivors) for target in targets
-    ]
+    noises = [_noise_for(target, kind, seed, refresh_every, scale_survivors) for target in targets]
     for target, noise in zip(targets, noises, strict=True):
         noise.set_rate(p)
         for place in target.places:
@@ -371,6 +373,7 @@ def _register(place: Place, noise: NoisyWeight) -> None:
     parametrize.register_parametrization(place.module, place.tensor_name, noise, unsafe=True)
     parametrizations: Any = place.parametrizations
     parametrizations.order = order
+    look_noisy_rows_up(place.module)
 
 
 def _unregister(place: Place) -> None:
