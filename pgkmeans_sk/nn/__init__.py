@@ -6,6 +6,13 @@ from pgkmeans_sk.nn.calibration import Calibration, calibrate
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
 from pgkmeans_sk.nn.model_report import ModelReport
+from pgkmeans_sk.nn.quant_noise import (
+    noise_rates,
+    quant_noise,
+    refresh_codebooks,
+    remove_quant_noise,
+    set_noise_rate,
+)
 
 __all__ = [
     "Calibration",
@@ -15,4 +22,9 @@ __all__ = [
     "cached",
     "calibrate",
     "compress_model",
+    "noise_rates",
+    "quant_noise",
+    "refresh_codebooks",
+    "remove_quant_noise",
+    "set_noise_rate",
 ]

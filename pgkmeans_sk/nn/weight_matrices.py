@@ -17,6 +17,7 @@ from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.layers import matrix_of
+from pgkmeans_sk.nn.moments import RowCounts, SecondMoment
 from pgkmeans_sk.nn.selection import FoundTensor, Target
 from pgkmeans_sk.product_quantizer import ProductQuantizer
 from pgkmeans_sk.quantization.blocks import whole_blocks
