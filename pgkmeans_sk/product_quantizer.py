@@ -14,9 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from pgkmeans_sk import validation
 from pgkmeans_sk.codes.decoder import Decoder
-from pgkmeans_sk.codes.entropy import entropy_bits
 from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.packing import code_bits, pack
+from pgkmeans_sk.codes.packing import code_bits
 from pgkmeans_sk.codes.search import METRICS, nearest_rows
 from pgkmeans_sk.fitted import unchanged_on_error
 from pgkmeans_sk.quantization.encode import Encoder
@@ -454,16 +453,10 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         X = validation.check_rows(self, X, reset=False, accept_sparse=False)
         decoder = self.decoder_
         codes = self._encoder.encode(X)
-        block_codes = codes[:, : decoder.n_block_codes]
         squares = float(np.einsum("ij,ij->", X, X, dtype=np.float64))
         error = float(sq_errors(decoder, X, codes).sum())
-        return CompressedMatrix(
-            decoder=decoder,
-            packed=pack(block_codes, self.code_bits_),
-            scale_codes=None if decoder.row_scales is None else codes[:, -1].astype(np.uint8),
-            n_rows=len(X),
-            relative_error=float(np.sqrt(error / squares)) if squares else 0.0,
-            entropy=_mean_entropy(block_codes, decoder),
+        return CompressedMatrix.from_codes(
+            decoder, codes, relative_error=float(np.sqrt(error / squares)) if squares else 0.0
         )
 
     # ---------------------------------------------------------------- conventions
@@ -473,11 +466,3 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # codes are integers
         return tags
-
-
-def _mean_entropy(block_codes: NDArray[Any], decoder: Decoder) -> float:
-    """Bits per code, averaged over columns of codes; over stages, if blocks share codebooks."""
-    if decoder.is_shared:
-        stages = np.split(block_codes, decoder.n_stages, axis=1)
-        return float(np.mean([entropy_bits(stage, decoder.n_codes) for stage in stages]))
-    return float(np.mean(entropy_bits(block_codes, decoder.n_codes, axis=0)))

@@ -11,7 +11,9 @@ from typing import Any
 
 from pgkmeans_sk.product_quantizer import ProductQuantizer
 from pgkmeans_sk.quantizer_parameters import check_parameters
-from pgkmeans_sk.validation import InvalidParameterError, check_integer
+from pgkmeans_sk.validation import InvalidParameterError, check_choice, check_integer
+
+IMPORTANCES = ("block", "column")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,16 @@ class TensorSettings:
         Whether the tensor is left as it is.
     min_size : int
         Tensors of fewer values are left as they are.
+    importance : {"block", "column", None}
+        For ``nn.compress_model`` with a calibration only: which errors count. "block": those in
+        the metric of a block of a layer's inputs; "column": weighted by the mean square of
+        each input. Rows of embeddings are weighted by how often they are looked up, with either.
+        None: all alike.
+    feedback : bool
+        For ``nn.compress_model`` with a calibration only: whether the error of the layer's output
+        is minimised, of all blocks together.
+    group : str or None
+        For ``nn.compress_model`` only: weights of the same group share one codebook.
 
     Raises
     ------
@@ -46,6 +58,9 @@ class TensorSettings:
     codebook_dtype: str | None = "float16"
     skip: bool = False
     min_size: int = 0
+    importance: str | None = "block"
+    feedback: bool = False
+    group: str | None = None
 
     def __post_init__(self) -> None:
         check_parameters(self.quantizer())
@@ -53,8 +68,15 @@ class TensorSettings:
         for name in ("block_size", "n_codes", "max_iter", "n_stages", "min_size"):
             # An integer of NumPy would not go into YAML or JSON.
             object.__setattr__(self, name, int(getattr(self, name)))
-        if not isinstance(self.skip, bool):
-            raise InvalidParameterError(f"Got skip={self.skip!r}, but expected true or false.")
+        for name in ("skip", "feedback"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidParameterError(
+                    f"Got {name}={getattr(self, name)!r}, but expected true or false."
+                )
+        if self.importance is not None:
+            check_choice("importance", self.importance, IMPORTANCES)
+        if self.group is not None and (not isinstance(self.group, str) or not self.group):
+            raise InvalidParameterError(f"Got group={self.group!r}, but expected a name or None.")
 
     def quantizer(self, random_state: int | None = 0) -> ProductQuantizer:
         """The quantizer that compresses a tensor so, as a matrix (shape[0], -1)."""
@@ -75,10 +97,13 @@ class TensorSettings:
 SETTINGS = tuple(entry.name for entry in fields(TensorSettings))
 """Names of all settings."""
 
+PATTERNS = ("match", "regex", "type")
+"""What a rule says of the tensors that it is for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Settings for the tensors whose names fit a pattern.
+    """Settings for the tensors whose names, or modules, fit a pattern.
 
     Attributes
     ----------
@@ -86,7 +111,10 @@ class Rule:
         A glob that the whole name has to fit: ``*`` is any text, dots included, ``?`` one
         character, ``[ab]`` one of these. Upper and lower case differ.
     regex : str or None
-        A regular expression that the whole name has to fit. A rule has one of the two.
+        A regular expression that the whole name has to fit. A rule has one of the two, or a type.
+    type : str or None
+        The class of the tensor's module or one of its bases, as "Conv2d"; with a pattern, both
+        have to fit. Tensors in files belong to no module: such a rule fits none of them.
     settings : mapping of str to value
         What it sets, by the names of ``TensorSettings``; all others stay as they are.
 
@@ -99,13 +127,16 @@ class Rule:
     match: str | None = None
     regex: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    type: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.match is None) == (self.regex is None):
+        n_patterns = (self.match is not None) + (self.regex is not None)
+        if n_patterns > 1 or (n_patterns == 0 and self.type is None):
             raise ValueError(
-                f"Got match={self.match!r} and regex={self.regex!r}, but expected one of the two."
+                f"Got match={self.match!r} and regex={self.regex!r}, but expected one of the two, "
+                "or a type."
             )
-        for name in ("match", "regex"):
+        for name in PATTERNS:
             pattern = getattr(self, name)
             if pattern is not None and (not isinstance(pattern, str) or not pattern):
                 raise ValueError(f"Got {name}={pattern!r}, but expected a pattern for names.")
@@ -121,20 +152,27 @@ class Rule:
 
     @property
     def _expression(self) -> str:
-        return translate(self.match) if self.match is not None else str(self.regex)
+        if self.match is not None:
+            return translate(self.match)
+        return "(?s:.*)" if self.regex is None else self.regex
 
-    def fits(self, name: str) -> bool:
-        """Whether it is for the tensor of this name."""
+    def fits(self, name: str, types: Collection[str] = ()) -> bool:
+        """Whether it is for the tensor of this name, in a module whose classes are ``types``."""
+        if self.type is not None and self.type not in types:
+            return False
         return re.fullmatch(self._expression, name) is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Pattern and settings side by side, as ``Spec.from_dict`` takes them."""
-        kind, pattern = ("match", self.match) if self.match is not None else ("regex", self.regex)
-        return {kind: pattern, **self.settings}
+        return {**self._patterns(), **self.settings}
+
+    def _patterns(self) -> dict[str, str]:
+        given = {name: getattr(self, name) for name in PATTERNS}
+        return {name: pattern for name, pattern in given.items() if pattern is not None}
 
     def __str__(self) -> str:
-        """Name the pattern, for messages."""
-        return f"match {self.match!r}" if self.match is not None else f"regex {self.regex!r}"
+        """Name the patterns, for messages."""
+        return " and ".join(f"{name} {pattern!r}" for name, pattern in self._patterns().items())
 
 
 @dataclass(frozen=True)
@@ -199,7 +237,7 @@ class Spec:
         ----------
         content : mapping
             ``defaults``, a mapping of settings, and ``rules``, a list of mappings, each with
-            ``match`` or ``regex`` beside the settings. Both may be left out.
+            ``match``, ``regex`` or ``type`` beside the settings. Both may be left out.
 
         Raises
         ------
@@ -225,13 +263,17 @@ class Spec:
         """All defaults and the rules, in plain types: for JSON, YAML and ``from_dict``."""
         return {"defaults": asdict(self.defaults), "rules": [rule.to_dict() for rule in self.rules]}
 
-    def settings_for(self, name: str) -> TensorSettings:
-        """Settings of the tensor of this name."""
+    def settings_for(self, name: str, types: Collection[str] = ()) -> TensorSettings:
+        """Settings of the tensor of this name, in a module whose classes are ``types``."""
+        return replace(self.defaults, **self.changes_for(name, types))
+
+    def changes_for(self, name: str, types: Collection[str] = ()) -> dict[str, Any]:
+        """What rules set for a tensor; all else is as in ``defaults``."""
         changes: dict[str, Any] = {}
         for rule in self.rules:
-            if rule.fits(name):
+            if rule.fits(name, types):
                 changes.update(rule.settings)
-        return replace(self.defaults, **changes)
+        return changes
 
     def with_defaults(self, **settings: Any) -> Spec:
         """The same with other defaults; rules win over them as before."""
@@ -246,15 +288,19 @@ class Spec:
         others = "".join(f"(?!{translate(glob)})" for glob in globs)
         return self.with_rules(Rule(regex=f"(?s:{others}.*)", settings={"skip": True}))
 
-    def unused_rules(self, names: Collection[str]) -> tuple[Rule, ...]:
-        """Rules that fit none of ``names``: perhaps they were written for another model."""
-        return tuple(rule for rule in self.rules if not any(map(rule.fits, names)))
+    def unused_rules(self, names: Iterable[str | tuple[str, Collection[str]]]) -> tuple[Rule, ...]:
+        """Rules that fit none of ``names``: perhaps they were written for another model.
+
+        Names may come with the classes of their modules.
+        """
+        known = [(name, ()) if isinstance(name, str) else name for name in names]
+        return tuple(rule for rule in self.rules if not any(rule.fits(*name) for name in known))
 
 
 def _rule_of(content: Any) -> Rule:
-    _check_keys(content, ("match", "regex", *SETTINGS), "a rule")
+    _check_keys(content, (*PATTERNS, *SETTINGS), "a rule")
     settings = {name: value for name, value in content.items() if name in SETTINGS}
-    return Rule(match=content.get("match"), regex=content.get("regex"), settings=settings)
+    return Rule(**{name: content.get(name) for name in PATTERNS}, settings=settings)
 
 
 def _named(place: str, make: Any) -> Any:

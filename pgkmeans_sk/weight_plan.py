@@ -184,9 +184,9 @@ def check_not_compressed(file: TensorFile) -> None:
         raise ValueError(f"{file.path}: got a file of codes, but expected one of plain tensors.")
 
 
-def layout_for(shape: tuple[int, ...], dtype: str, settings: TensorSettings) -> MatrixLayout:
-    """What will be stored for a tensor of this shape and dtype, as a matrix (shape[0], -1)."""
-    n_features = prod(shape[1:])
+def layout_for(shape: tuple[int, int], dtype: str, settings: TensorSettings) -> MatrixLayout:
+    """What will be stored for a matrix of this shape, of a tensor of this dtype."""
+    n_rows, n_features = shape
     block_size = min(settings.block_size, n_features)
     decoded = "F32" if dtype == "BF16" else dtype
     names = {None: decoded, "float16": "F16", "float32": "F32", "float64": "F64"}
@@ -197,7 +197,7 @@ def layout_for(shape: tuple[int, ...], dtype: str, settings: TensorSettings) -> 
         powers = n_features & -n_features if settings.rotation == "hadamard" else 1
         mixer = n_features // powers
     return MatrixLayout(
-        n_rows=shape[0],
+        n_rows=n_rows,
         n_features=n_features,
         block_size=block_size,
         n_codes=settings.n_codes,
@@ -216,10 +216,11 @@ def _planned(file: TensorFile, name: str, settings: TensorSettings) -> PlannedTe
     shape, dtype = file.shape(name), file.dtype(name)
     n_bytes = file.raw(name).nbytes
     layout = None
-    reason = _reason_to_carry(shape, dtype, settings)
+    _check_for_files(name, settings)
+    reason = reason_to_carry(shape, dtype, settings)
     if reason is None:
-        layout = layout_for(shape, dtype, settings)
-        reason = _layout_reason(layout, settings, n_bytes)
+        layout = layout_for((shape[0], prod(shape[1:])), dtype, settings)
+        reason = layout_reason(layout, n_bytes)
     if reason is None and not _is_finite(file, name):
         reason = "holds NaN or infinity"
     return PlannedTensor(
@@ -233,7 +234,18 @@ def _planned(file: TensorFile, name: str, settings: TensorSettings) -> PlannedTe
     )
 
 
-def _reason_to_carry(shape: tuple[int, ...], dtype: str, settings: TensorSettings) -> str | None:
+def _check_for_files(name: str, settings: TensorSettings) -> None:
+    """Raise if a setting is none that the weights alone are enough for."""
+    for option in ("feedback", "group"):
+        if getattr(settings, option):
+            raise ValueError(
+                f"Got {option}={getattr(settings, option)!r} for {name!r} of a file, but expected "
+                "it for a model only (nn.compress_model)."
+            )
+
+
+def reason_to_carry(shape: tuple[int, ...], dtype: str, settings: TensorSettings) -> str | None:
+    """Why a tensor is left as it is, as far as its shape and dtype tell; None if it is not."""
     if settings.skip:
         return "skipped by the spec"
     if dtype not in ORIGINAL_DTYPES:
@@ -247,9 +259,10 @@ def _reason_to_carry(shape: tuple[int, ...], dtype: str, settings: TensorSetting
     return None
 
 
-def _layout_reason(layout: MatrixLayout, settings: TensorSettings, n_bytes: int) -> str | None:
+def layout_reason(layout: MatrixLayout, n_bytes: int) -> str | None:
+    """Why a tensor of ``n_bytes`` is left as it is, as far as the layout tells."""
     n_blocks = layout.n_rows
-    if settings.codebook == "shared":
+    if layout.n_books == 1:
         n_blocks *= layout.n_features // layout.block_size
     if n_blocks < layout.n_codes:
         return f"fewer blocks than n_codes={layout.n_codes}"

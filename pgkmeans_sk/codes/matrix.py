@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 
 from pgkmeans_sk.codes.decoder import Decoder
-from pgkmeans_sk.codes.packing import code_bits, unpack, unpack_rows
+from pgkmeans_sk.codes.entropy import entropy_bits
+from pgkmeans_sk.codes.packing import code_bits, pack, unpack, unpack_rows
 from pgkmeans_sk.codes.search import METRICS, nearest_rows
 from pgkmeans_sk.validation import check_choice
 
@@ -43,6 +44,25 @@ class CompressedMatrix:
     n_rows: int
     relative_error: float
     entropy: float
+
+    @classmethod
+    def from_codes(
+        cls, decoder: Decoder, codes: NDArray[Any], *, relative_error: float
+    ) -> CompressedMatrix:
+        """The matrix of these ``codes`` (n, n_columns), packed, with their entropy.
+
+        Codes must be below ``n_codes``; that is checked by whoever reads them.
+        """
+        blocks = codes[:, : decoder.n_block_codes]
+        has_scales = decoder.row_scales is not None
+        return cls(
+            decoder=decoder,
+            packed=pack(blocks, code_bits(decoder.n_codes)),
+            scale_codes=codes[:, -1].astype(np.uint8) if has_scales else None,
+            n_rows=len(codes),
+            relative_error=relative_error,
+            entropy=_mean_entropy(blocks, decoder),
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -138,3 +158,11 @@ class CompressedMatrix:
             f"{self.bits_per_weight:.3g} bits per weight, "
             f"relative error {self.relative_error:.3g})"
         )
+
+
+def _mean_entropy(blocks: NDArray[Any], decoder: Decoder) -> float:
+    """Bits per code, averaged over columns of codes; over stages, if blocks share codebooks."""
+    if decoder.is_shared:
+        stages = np.split(blocks, decoder.n_stages, axis=1)
+        return float(np.mean([entropy_bits(stage, decoder.n_codes) for stage in stages]))
+    return float(np.mean(entropy_bits(blocks, decoder.n_codes, axis=0)))

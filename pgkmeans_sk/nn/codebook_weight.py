@@ -1,0 +1,365 @@
+"""CodebookWeight: a weight that is computed from a trainable codebook and fixed codes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pgkmeans_sk.codes.decoder import Decoder
+from pgkmeans_sk.codes.matrix import CompressedMatrix
+from pgkmeans_sk.codes.rotation import Rotation
+from pgkmeans_sk.nn.layers import matrix_of, tensor_of
+from pgkmeans_sk.nn.rotations import undo_rotation
+from pgkmeans_sk.quantization.encode import Encoder
+
+GRADIENTS = ("mean", "sum")
+SCALES = ("row_scales", "block_scales", "column_scales")
+
+
+class CodebookWeight(nn.Module):
+    """The parametrization of a compressed weight: code words looked up by codes.
+
+    ``compress_model`` and ``load`` register it; then ``parametrizations.<name>.original`` of a
+    module is the codebook, of shape (n_stages, n_books, n_codes, block_size), which optimisers
+    train as any other parameter, and ``parametrizations.<name>[0]`` is this. The weight is decoded
+    each time it is read; codes do not change.
+
+    Made by ``from_matrix``.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the weight.
+    axis : int
+        The axis of the weight that is the rows of its matrix.
+    codes : uint8 tensor of shape (n_rows, n_block_codes) or (n_rows, n_block_codes, 2)
+        The code of each block (``Decoder``); of more than 256 code words the two bytes of the
+        code, the lower one first: not every backend can send 16-bit integers to other processes.
+    scale_codes : uint8 tensor of shape (n_rows,), or None
+        The codes of the rows' sizes.
+    row_scales, block_scales, column_scales, rotation_mixer, rotation_signs : tensors, or None
+        As of ``Decoder`` and ``Rotation``.
+    counts : int32 tensor of shape (n_stages, n_books, n_codes, 1)
+        How many blocks have each code, in all weights that share the codebook.
+    stored_dtype : numpy dtype
+        Of the codebook in files. A codebook of wider numbers is rounded to it before it is used,
+        with the gradient passed straight through: what is stored is what is used.
+    gradient : {"mean", "sum"}
+        What the gradient of a code word is of those of its blocks. The mean is that of iPQ.
+    relative_error : float
+        As of ``CompressedMatrix``: what was lost when the weight was compressed.
+
+    References
+    ----------
+    Stock et al. 2019, "And the bit goes down", arXiv:1907.05686, section 3.3, where a code word's
+    gradient is the mean over its blocks.
+    """
+
+    codes: Tensor
+    counts: Tensor
+    scale_codes: Tensor | None
+    row_scales: Tensor | None
+    block_scales: Tensor | None
+    column_scales: Tensor | None
+    rotation_mixer: Tensor | None
+    rotation_signs: Tensor | None
+
+    def __init__(
+        self,
+        buffers: Mapping[str, Tensor | None],
+        *,
+        shape: tuple[int, ...],
+        axis: int,
+        n_features: int,
+        stored_dtype: np.dtype[Any],
+        gradient: str,
+        relative_error: float,
+    ) -> None:
+        super().__init__()
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=name != "counts")
+        self.shape = shape
+        self.axis = axis
+        self.n_features = n_features
+        self.stored_dtype = stored_dtype
+        self.gradient = gradient
+        self.relative_error = relative_error
+        self._companions = [self]
+        self._decoded: Tensor | None = None
+
+    @classmethod
+    def from_matrix(
+        cls,
+        matrix: CompressedMatrix,
+        shape: tuple[int, ...],
+        axis: int,
+        *,
+        gradient: str = "mean",
+    ) -> CodebookWeight:
+        """A parametrization of a weight of ``shape`` whose matrix along ``axis`` is ``matrix``."""
+        decoder = matrix.decoder
+        codes = matrix.codes()
+        blocks = np.ascontiguousarray(codes[:, : decoder.n_block_codes])
+        if blocks.dtype != np.uint8:
+            blocks = blocks.astype("<u2").view(np.uint8).reshape(*blocks.shape, 2)
+        buffers: dict[str, Tensor | None] = {
+            "codes": torch.from_numpy(blocks),
+            "scale_codes": _tensor(matrix.scale_codes),
+            **{name: _tensor(getattr(decoder, name)) for name in SCALES},
+            "rotation_mixer": None,
+            "rotation_signs": None,
+            "counts": torch.zeros((*decoder.codebooks.shape[:3], 1), dtype=torch.int32),
+        }
+        if decoder.rotation is not None:
+            buffers["rotation_mixer"] = _tensor(decoder.rotation.mixer)
+            buffers["rotation_signs"] = _tensor(decoder.rotation.signs)
+        made = cls(
+            buffers,
+            shape=tuple(shape),
+            axis=axis,
+            n_features=decoder.n_features,
+            stored_dtype=decoder.codebooks.dtype,
+            gradient=gradient,
+            relative_error=matrix.relative_error,
+        )
+        made.count()
+        return made
+
+    # ---------------------------------------------------------------- decoding
+
+    def forward(self, codebook: Tensor) -> Tensor:
+        """The weight, in the dtype of ``codebook``."""
+        if self._decoded is not None and self.is_cached:
+            return self._decoded
+        return tensor_of(self.decode(codebook), self.shape, self.axis)
+
+    def dense(self, codebook: Tensor) -> Tensor:
+        """The weight as a contiguous tensor that knows nothing of the codebook."""
+        with torch.no_grad():
+            return tensor_of(self.decode(codebook), self.shape, self.axis).contiguous()
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether ``forward`` has nothing to decode."""
+        return self._decoded is not None and not self.training
+
+    def keep_decoded(self, codebook: Tensor) -> None:
+        """Decode for all reads in evaluation mode, until ``forget_decoded``."""
+        self._decoded = self.dense(codebook)
+
+    def forget_decoded(self) -> None:
+        """Decode each time again."""
+        self._decoded = None
+
+    def decode(self, codebook: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Rows (n, n_features) of the weight's matrix: all, or those of numbers ``rows`` (n,).
+
+        The same arithmetic as ``Decoder``'s, in float64 for a codebook of float64, else in float32.
+        """
+        codes = self.codes if rows is None else self.codes[rows]
+        if codes.ndim == 3:
+            low, high = codes.to(torch.int32).unbind(2)
+            codes = low + 256 * high
+        n_stages, n_books, n_codes, block_size = codebook.shape
+        words = _used_codebook(codebook, self.stored_dtype, self._divisors())
+        is_scaled = n_stages > 1 or any(getattr(self, name) is not None for name in SCALES)
+        if is_scaled or self.rotation_mixer is not None:
+            words = words.to(_work_dtype(codebook.dtype))
+        # Block j of stage s looks into book (s, j), or (s, 0) if all share one.
+        columns = torch.arange(codes.shape[1], device=codes.device, dtype=torch.int32)
+        n_blocks = codes.shape[1] // n_stages
+        books = columns if n_books > 1 else columns // n_blocks
+        found = functional.embedding(codes + n_codes * books, words.reshape(-1, block_size))
+        found = found.reshape(len(codes), n_stages, n_blocks * block_size)
+        total = found[:, 0]
+        for stage in range(1, n_stages):
+            total = total + found[:, stage]
+        return self._unscaled(total[:, : self.n_features], block_size, rows).to(codebook.dtype)
+
+    def _unscaled(self, matrix: Tensor, block_size: int, rows: Tensor | None) -> Tensor:
+        """Whatever was divided by is multiplied back, and rotations are undone."""
+        if self.block_scales is not None:
+            scales = self.block_scales.to(matrix.dtype).repeat_interleave(block_size)
+            matrix = matrix * scales[: self.n_features]
+        if self.row_scales is not None and self.scale_codes is not None:
+            numbers = self.scale_codes if rows is None else self.scale_codes[rows]
+            matrix = matrix * self.row_scales.to(matrix.dtype)[numbers.to(torch.int32), None]
+        if self.rotation_mixer is not None and self.rotation_signs is not None:
+            matrix = undo_rotation(matrix, self.rotation_mixer, self.rotation_signs)
+        if self.column_scales is not None:
+            matrix = matrix * self.column_scales.to(matrix.dtype)
+        return matrix
+
+    def _divisors(self) -> Tensor | None:
+        return self.counts if self.gradient == "mean" else None
+
+    # ---------------------------------------------------------------- codes
+
+    def count(self) -> None:
+        """Count the blocks of each code anew, after codes were changed."""
+        n_stages, n_books, n_codes, _ = self.counts.shape
+        total = np.zeros((n_stages, n_books, n_codes), dtype=np.int64)
+        for member in self._companions:
+            codes = member.wide_codes()
+            for s in range(n_stages):
+                n_blocks = codes.shape[1] // n_stages
+                stage = codes[:, s * n_blocks : (s + 1) * n_blocks]
+                if n_books == 1:
+                    total[s, 0] += np.bincount(stage.ravel(), minlength=n_codes)
+                else:
+                    for j in range(n_books):
+                        total[s, j] += np.bincount(stage[:, j], minlength=n_codes)
+        for member in self._companions:
+            member.counts.copy_(torch.from_numpy(total[..., np.newaxis]))
+
+    def share_codebook_with(self, others: list[CodebookWeight]) -> None:
+        """Say that the codebook is that of ``others`` as well: counts are of all of them."""
+        companions = [self, *others]
+        for member in companions:
+            member._companions = companions
+        self.count()
+
+    @property
+    def n_unused(self) -> int:
+        """Code words that no block of any weight with this codebook means."""
+        return int((self.counts == 0).sum())
+
+    def wide_codes(self) -> np.ndarray[Any, np.dtype[Any]]:
+        """The codes of blocks as an array (n_rows, n_block_codes), uint8 or uint16."""
+        codes = self.codes.detach().cpu().contiguous().numpy()
+        return codes if codes.ndim == 2 else codes.view("<u2")[..., 0].astype(np.uint16)
+
+    def reassign(self, codebook: Tensor, weight: Tensor) -> None:
+        """Give each block of a dense weight the code of its nearest code word.
+
+        Parameters
+        ----------
+        codebook : tensor of shape (n_stages, n_books, n_codes, block_size)
+            The codebook, which stays as it is.
+        weight : tensor of ``shape``
+            Any weight; it is not written.
+
+        Raises
+        ------
+        ValueError
+            If the weight has another shape, or values that are not finite.
+        """
+        if tuple(weight.shape) != self.shape:
+            raise ValueError(
+                f"Got a weight of shape {tuple(weight.shape)}, but expected {self.shape}."
+            )
+        rows = matrix_of(weight.detach(), self.axis)
+        if not bool(torch.isfinite(rows).all()):
+            raise ValueError("Got a weight with NaN or infinity, but expected finite values.")
+        rows = rows.to("cpu", _work_dtype(codebook.dtype)).contiguous()
+        codes = Encoder(self.decoder(codebook)).encode(rows.numpy())
+        n_block_codes = self.codes.shape[1]
+        blocks = np.ascontiguousarray(codes[:, :n_block_codes])
+        if self.codes.ndim == 3:
+            blocks = blocks.astype("<u2").view(np.uint8).reshape(self.codes.shape)
+        self.codes.copy_(torch.from_numpy(blocks))
+        if self.scale_codes is not None:
+            self.scale_codes.copy_(torch.from_numpy(codes[:, -1].astype(np.uint8)))
+        self.count()
+
+    # ---------------------------------------------------------------- other forms
+
+    def decoder(self, codebook: Tensor) -> Decoder:
+        """What the codes stand for, as arrays."""
+        rotation = None
+        if self.rotation_mixer is not None and self.rotation_signs is not None:
+            signs = self.rotation_signs.cpu().numpy().astype(np.int8)
+            rotation = Rotation(self._stored(self.rotation_mixer), signs)
+        scales = {name: getattr(self, name) for name in SCALES}
+        return Decoder(
+            codebooks=self._stored(codebook),
+            n_features=self.n_features,
+            dtype=_numpy_dtype(codebook.dtype),
+            rotation=rotation,
+            **{n: None if scale is None else self._stored(scale) for n, scale in scales.items()},
+        )
+
+    def to_matrix(self, codebook: Tensor) -> CompressedMatrix:
+        """The weight's matrix as packed codes with all that decodes them.
+
+        Raises
+        ------
+        ValueError
+            If the codebook has values that its stored dtype cannot hold.
+        """
+        decoder = self.decoder(codebook)
+        if not all(np.isfinite(values).all() for values in decoder.arrays().values()):
+            raise ValueError(
+                f"Got a codebook with values that are not finite in {self.stored_dtype}, but "
+                "expected numbers that it can hold."
+            )
+        codes = self.wide_codes()
+        if self.scale_codes is not None:
+            codes = np.column_stack([codes, self.scale_codes.cpu().numpy().astype(codes.dtype)])
+        return CompressedMatrix.from_codes(decoder, codes, relative_error=self.relative_error)
+
+    def _stored(self, values: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+        wide = values.detach().cpu().to(_work_dtype(values.dtype)).numpy()
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(wide.astype(self.stored_dtype))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.count()
+
+    def extra_repr(self) -> str:
+        """What it makes, for printed modules."""
+        n_stages, n_books, n_codes, _ = self.counts.shape
+        return (
+            f"shape={self.shape}, n_codes={n_codes}, n_books={n_books}, n_stages={n_stages}, "
+            f"gradient={self.gradient!r}"
+        )
+
+
+class _UsedCodebook(torch.autograd.Function):
+    """A codebook rounded as it is stored; its gradient passed through, divided by the counts."""
+
+    @staticmethod
+    def forward(codebook: Tensor, stored: torch.dtype, counts: Tensor | None) -> Tensor:
+        return codebook.to(stored).to(codebook.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        counts = inputs[2]
+        ctx.has_counts = counts is not None
+        if ctx.has_counts:
+            ctx.save_for_backward(counts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.has_counts:
+            (counts,) = ctx.saved_tensors
+            gradient = gradient / counts.clamp(min=1)
+        return gradient, None, None
+
+
+def _used_codebook(codebook: Tensor, stored: np.dtype[Any], counts: Tensor | None) -> Tensor:
+    dtype = getattr(torch, stored.name)
+    is_wider = codebook.dtype.itemsize > dtype.itemsize
+    apply: Any = _UsedCodebook.apply
+    used: Tensor = apply(codebook, dtype if is_wider else codebook.dtype, counts)
+    return used
+
+
+def _tensor(array: np.ndarray[Any, np.dtype[Any]] | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(np.array(array))
+
+
+def _work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the arithmetic: float64 for numbers in float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """The dtype of decoded rows: NumPy has no bfloat16, which float32 holds exactly."""
+    return np.dtype("float32" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch."))
