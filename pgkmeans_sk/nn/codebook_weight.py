@@ -321,34 +321,18 @@ class CodebookWeight(nn.Module):
         )
 
 
-class _UsedCodebook(torch.autograd.Function):
-    """A codebook rounded as it is stored; its gradient passed through, divided by the counts."""
-
-    @staticmethod
-    def forward(codebook: Tensor, stored: torch.dtype, counts: Tensor | None) -> Tensor:
-        return codebook.to(stored).to(codebook.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        counts = inputs[2]
-        ctx.has_counts = counts is not None
-        if ctx.has_counts:
-            ctx.save_for_backward(counts)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        if ctx.has_counts:
-            (counts,) = ctx.saved_tensors
-            gradient = gradient / counts.clamp(min=1)
-        return gradient, None, None
-
-
 def _used_codebook(codebook: Tensor, stored: np.dtype[Any], counts: Tensor | None) -> Tensor:
+    """The codebook rounded as it is stored; its gradient divided by ``counts``.
+
+    The value is a constant plus zero, and only the zero knows where it comes from: a function with
+    a gradient of its own would say the same, but compilers of graphs take this more easily.
+    """
     dtype = getattr(torch, stored.name)
     is_wider = codebook.dtype.itemsize > dtype.itemsize
-    apply: Any = _UsedCodebook.apply
-    used: Tensor = apply(codebook, dtype if is_wider else codebook.dtype, counts)
-    return used
+    value = codebook.detach()
+    value = value.to(dtype).to(codebook.dtype) if is_wider else value
+    share = codebook if counts is None else codebook / counts.clamp(min=1)
+    return value + (share - share.detach())
 
 
 def _tensor(array: np.ndarray[Any, np.dtype[Any]] | None) -> Tensor | None:

@@ -10,7 +10,7 @@ from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescript
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import layout_of
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
-from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, Place, find_tensors
+from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, Place, find_tensors, unique_places
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,6 +34,10 @@ class CompressedState:
     def aliases(self) -> tuple[str, ...]:
         """All other names."""
         return tuple(place.name for place in self.places[1:])
+
+    def unique_places(self) -> tuple[Place, ...]:
+        """One place for each module that has it, whatever the number of its names."""
+        return unique_places(self.places)
 
     def matrix(self) -> CompressedMatrix:
         """Its codes and codebook as arrays."""
