@@ -36,6 +36,8 @@ class StoredFile:
         What the original file said beside its tensors.
     n_bytes : int
         Size of the file.
+    path : Path
+        The file; messages of errors begin with it.
 
     Raises
     ------
@@ -60,6 +62,7 @@ class StoredFile:
         self.carried: Mapping[str, CarriedDescription] = MappingProxyType(dict(found.carried))
         self.metadata: Mapping[str, str] = MappingProxyType(dict(found.metadata))
         self.n_bytes = self._file.n_bytes
+        self.path = self._file.path
         self._owners = {tensor.codebooks_of for tensor in found.compressed.values()}
         self._read_codebooks: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
         self._names: dict[str, str] = {}
