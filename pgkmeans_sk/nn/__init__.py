@@ -3,6 +3,7 @@
 from pgkmeans_sk.nn.bake import bake
 from pgkmeans_sk.nn.cached import cached
 from pgkmeans_sk.nn.calibration import Calibration, calibrate
+from pgkmeans_sk.nn.checkpoint import load, save
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
 from pgkmeans_sk.nn.model_report import ModelReport
@@ -22,9 +23,11 @@ __all__ = [
     "cached",
     "calibrate",
     "compress_model",
+    "load",
     "noise_rates",
     "quant_noise",
     "refresh_codebooks",
     "remove_quant_noise",
+    "save",
     "set_noise_rate",
 ]
