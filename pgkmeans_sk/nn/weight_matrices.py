@@ -15,6 +15,7 @@ from torch import nn
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.tensor_file import naming
+from pgkmeans_sk.feedback import compress_with_feedback
 from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.layers import matrix_of
 from pgkmeans_sk.nn.moments import RowCounts, SecondMoment
@@ -40,8 +41,13 @@ def compressed_alone(
     with naming(f"weight {target.found.name!r}"), warnings.catch_warnings():
         # Fewer distinct blocks than code words: the report counts the words that are not used.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        known = {} if calibration is None else _weighting(target, rows.shape[1], calibration)
-        matrix = quantizer.compress(rows, **known)
+        moment = _second_moment(target, calibration)
+        if moment is not None and calibration is not None:
+            weights = calibration.row_weights(target.found.name)
+            matrix = compress_with_feedback(rows, moment, quantizer, row_weights=weights)
+        else:
+            known = {} if calibration is None else _weighting(target, rows.shape[1], calibration)
+            matrix = quantizer.compress(rows, **known)
     return _with_zero_padding(matrix, target.found)
 
 
@@ -82,6 +88,14 @@ def rows_of(found: FoundTensor, axis: int) -> NDArray[np.floating]:
     if matrix.dtype == torch.bfloat16:
         matrix = matrix.float()
     return np.ascontiguousarray(matrix.numpy())
+
+
+def _second_moment(target: Target, calibration: Calibration | None) -> NDArray[np.float64] | None:
+    """The second moment of the inputs, if error feedback is asked for and possible."""
+    if calibration is None or not target.settings.feedback:
+        return None
+    record = calibration.get(target.found.name)
+    return record.full if isinstance(record, SecondMoment) else None
 
 
 def _weighting(target: Target, n_features: int, calibration: Calibration) -> dict[str, Any]:
