@@ -131,6 +131,14 @@ def test_one_value_for_all_and_zeros_are_rounded_to_themselves():
         torch.testing.assert_close(used, torch.full_like(used, value), rtol=1e-15, atol=0)
 
 
+def test_rounding_has_no_more_levels_than_bits_allow():
+    layer = linear()
+    with torch.no_grad():  # steps of 1 from -1.5 to 1.5: to the even side there would be five
+        layer.weight.copy_(torch.linspace(-1.5, 1.5, 50 * 61).view(50, 61))
+    used = nn.quant_noise(layer, 0.5, "int2").weight
+    assert used[used != original_of(layer)].unique().tolist() == [-2.0, -1.0, 0.0, 1.0]
+
+
 LAYERS = {
     "Linear": lambda: torch.nn.Linear(21, 30),
     "Embedding": lambda: torch.nn.Embedding(30, 21),
