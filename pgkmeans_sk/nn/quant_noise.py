@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import nn
-from torch.nn.utils import parametrize
 
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.counter_noise import stream_key
@@ -16,6 +15,7 @@ from pgkmeans_sk.nn.noise_kinds import n_bits_of, phi_of
 from pgkmeans_sk.nn.noise_targets import NoiseTarget, noise_targets
 from pgkmeans_sk.nn.noisy_rows import look_noisy_rows_up
 from pgkmeans_sk.nn.noisy_weight import NoisyWeight
+from pgkmeans_sk.nn.registration import register, unregister
 from pgkmeans_sk.nn.selection import Place, find_tensors
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import InvalidParameterError, check_integer, check_number
@@ -157,7 +157,8 @@ def quant_noise(
     for target, noise in zip(targets, noises, strict=True):
         noise.set_rate(p)
         for place in target.places:
-            _register(place, noise)
+            register(place.module, place.tensor_name, noise)
+            look_noisy_rows_up(place.module)
     return module
 
 
@@ -203,7 +204,8 @@ def remove_quant_noise(module: AnyModule) -> AnyModule:
             )
     # In opposite order of registration, so that each module's order of parameters comes back.
     for place in reversed(places):
-        _unregister(place)
+        noisy: Any = place.parametrizations
+        unregister(place.module, place.tensor_name, noisy.original)
     return module
 
 
@@ -365,26 +367,6 @@ def _noise_for(
         refresh_every=refresh_every,
     )
     return noise.to(target.parameter.device)
-
-
-def _register(place: Place, noise: NoisyWeight) -> None:
-    order = tuple(place.module._parameters)
-    # Unsafe: the check of shape and dtype would be a read, and thus a draw.
-    parametrize.register_parametrization(place.module, place.tensor_name, noise, unsafe=True)
-    parametrizations: Any = place.parametrizations
-    parametrizations.order = order
-    look_noisy_rows_up(place.module)
-
-
-def _unregister(place: Place) -> None:
-    """Remove the noise of a weight; parameters come into the order that they had before."""
-    parametrizations: Any = place.parametrizations
-    order = parametrizations.order
-    parametrize.remove_parametrizations(place.module, place.tensor_name, leave_parametrized=False)
-    parameters = place.module._parameters
-    for name in (*order, *(name for name in list(parameters) if name not in order)):
-        if name in parameters:
-            parameters[name] = parameters.pop(name)
 
 
 def _noisy_places(
