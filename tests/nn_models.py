@@ -80,7 +80,24 @@ def state_bytes(model):
         name: (
             str(t.dtype),
             tuple(t.shape),
-            t.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes(),
+            t.detach()
+            .cpu()
+            .resolve_conj()
+            .reshape(-1)
+            .contiguous()
+            .view(torch.uint8)
+            .numpy()
+            .tobytes(),
         )
         for name, t in model.state_dict().items()
     }
+
+
+def everything(model):
+    """All of a model that must not change: values, objects, classes, flags."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return (
+        state_bytes(model) if not any(t.is_meta for _, t in tensors) else None,
+        [(name, id(t), t.requires_grad, t.device, id(t.grad)) for name, t in tensors],
+        [(name, id(m), type(m), m.training, set(m.__dict__)) for name, m in model.named_modules()],
+    )

@@ -82,8 +82,9 @@ class Preparation:
     def _steps_of(self, match: Match) -> Iterator[Step]:
         described = {name: _described(self.file, name) for name in match.stored}
         found = [problem for slot in match.slots if (problem := slot.problem()) is not None]
-        for name, tensor in described.items():
-            found += _misfits(name, tensor, match.slots)
+        if not found:
+            for name, tensor in described.items():
+                found += _misfits(name, tensor, match.slots)
         self.problems += found
         contents = {name: self._content(name) for name in match.stored}  # whatever else is wrong
         if found or None in contents.values():
