@@ -2,9 +2,32 @@
 
 from pgkmeans_sk.nn.bake import bake
 from pgkmeans_sk.nn.cached import cached
+from pgkmeans_sk.nn.calibration import Calibration, calibrate
 from pgkmeans_sk.nn.checkpoint import load, save
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
 from pgkmeans_sk.nn.model_report import ModelReport
+from pgkmeans_sk.nn.quant_noise import (
+    noise_rates,
+    quant_noise,
+    refresh_codebooks,
+    remove_quant_noise,
+    set_noise_rate,
+)
 
-__all__ = ["CodebookWeight", "ModelReport", "bake", "cached", "compress_model", "load", "save"]
+__all__ = [
+    "Calibration",
+    "CodebookWeight",
+    "ModelReport",
+    "bake",
+    "cached",
+    "calibrate",
+    "compress_model",
+    "load",
+    "noise_rates",
+    "quant_noise",
+    "refresh_codebooks",
+    "remove_quant_noise",
+    "save",
+    "set_noise_rate",
+]
