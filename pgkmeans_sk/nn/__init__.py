@@ -4,6 +4,19 @@ from pgkmeans_sk.nn.bake import bake
 from pgkmeans_sk.nn.cached import cached
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
+from pgkmeans_sk.nn.distillation import distillation_loss, teacher_of
+from pgkmeans_sk.nn.iterative_pq import IterativePQ
 from pgkmeans_sk.nn.model_report import ModelReport
+from pgkmeans_sk.nn.stage import Stage
 
-__all__ = ["CodebookWeight", "ModelReport", "bake", "cached", "compress_model"]
+__all__ = [
+    "CodebookWeight",
+    "IterativePQ",
+    "ModelReport",
+    "Stage",
+    "bake",
+    "cached",
+    "compress_model",
+    "distillation_loss",
+    "teacher_of",
+]
