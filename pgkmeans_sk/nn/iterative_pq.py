@@ -20,6 +20,7 @@ from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.presets import resolved_spec
 from pgkmeans_sk.nn.selection import FoundTensor, Target, find_targets, find_tensors
 from pgkmeans_sk.nn.stage import Stage
+from pgkmeans_sk.nn.state import compressed_state
 from pgkmeans_sk.nn.training_state import check_state, read_facts, read_state, write_state
 from pgkmeans_sk.spec import Rule, Spec, TensorSettings
 
@@ -160,7 +161,7 @@ class IterativePQ:
         self.model = model
         self.spec = spec
         self.groups = layer_groups(targets, groups)
-        if not self.groups and not any(_is_compressed(target.found) for target in targets):
+        if not self.groups and not compressed_state(model):
             raise ValueError("Got a model and a spec without any weight that would be compressed.")
         self._importance = importance
         self._gradient = gradient
@@ -176,12 +177,31 @@ class IterativePQ:
         return len(self.groups)
 
     def __iter__(self) -> Iterator[Stage]:
-        n_finished = self._restore()
+        remaining = self.remaining
+        if self._checkpoint is not None and self._checkpoint.exists():
+            read_state(self.model, self._checkpoint)
+        else:
+            self._store(0)
         for number, group in enumerate(self.groups, start=1):
-            if number <= n_finished or self._is_done(group):
-                continue
-            yield self._compress(number, group)
-            self._store(number)
+            if group in remaining:
+                yield self._compress(number, group)
+                self._store(number)
+
+    @property
+    def remaining(self) -> tuple[LayerGroup, ...]:
+        """The groups that an iteration would yield if it began now.
+
+        Raises
+        ------
+        ValueError
+            If the file given as ``checkpoint`` is not one of this run.
+        OSError
+            If it cannot be read.
+        """
+        if self._checkpoint is not None and self._checkpoint.exists():
+            return self.groups[self._n_finished(self._checkpoint) :]
+        done = {place.name for state in compressed_state(self.model) for place in state.places}
+        return tuple(group for group in self.groups if not done.issuperset(group.tensors))
 
     def run(self, train: Callable[[nn.Module, Stage], object]) -> nn.Module:
         """Call ``train(model, stage)`` in each stage.
@@ -246,10 +266,6 @@ class IterativePQ:
         )
         return replace(report, tensors=tensors)
 
-    def _is_done(self, group: LayerGroup) -> bool:
-        found = {entry.name: entry for entry in find_tensors(self.model)}
-        return all(_is_compressed(found[name]) for name in group.tensors if name in found)
-
     # ---------------------------------------------------------------- starting again
 
     def _plan(self, targets: list[Target]) -> dict[str, Any]:
@@ -271,28 +287,18 @@ class IterativePQ:
         if self._checkpoint is not None:
             write_state(self.model, self._checkpoint, {**self._facts, "finished": n_finished})
 
-    def _restore(self) -> int:
-        """Go back to the last finished stage; its number, or 0 if there is none."""
-        if self._checkpoint is None:
-            return 0
-        if not self._checkpoint.exists():
-            self._store(0)
-            return 0
-        facts = read_facts(self._checkpoint)
+    def _n_finished(self, checkpoint: Path) -> int:
+        """How many stages the run had finished that a file is of."""
+        facts = read_facts(checkpoint)
         for name, expected in self._facts.items():
             if facts.get(name) != expected:
                 raise ValueError(
-                    f"{self._checkpoint}: got a run with {name} {short(facts.get(name))}, but "
+                    f"{checkpoint}: got a run with {name} {short(facts.get(name))}, but "
                     f"expected {short(expected)}: give the same arguments and a model as it was "
                     "then, or remove the file."
                 )
-        read_state(self.model, self._checkpoint)
         n_finished: int = facts["finished"]
         return n_finished
-
-
-def _is_compressed(found: FoundTensor) -> bool:
-    return found.places[0].codebook_weight is not None
 
 
 def _check_place(path: Path) -> None:
@@ -312,4 +318,3 @@ def _check_all_compressed(report: ModelReport, group: LayerGroup) -> None:
                 f"Got {tensor.name!r} of the group {group.name!r}, which "
                 f"{tensor.carried_because} now, but expected a weight that can be compressed."
             )
-

@@ -55,7 +55,8 @@ class Stage:
     def parameters(self) -> list[nn.Parameter]:
         """All that is trained now: codebooks, and what is not compressed (yet).
 
-        Codebooks are those of this and of earlier groups. Parameters that do not require gradients are left out.
+        Codebooks are those of this and of earlier groups. Parameters that do not require gradients
+        are left out.
         """
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 

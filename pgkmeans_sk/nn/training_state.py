@@ -118,7 +118,8 @@ def read_state(model: nn.Module, path: str | PathLike[str]) -> None:
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:  # names what is missing and what is of another shape
-            raise ValueError(f"not the state of this model as it was built: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ValueError(f"not the state of this model as it was built: {reason}") from error
 
 
 def _distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -222,6 +223,9 @@ def _content(file: TensorFile) -> dict[str, Any]:
     content: dict[str, Any] = parse(file.metadata[FORMAT])
     if content.get("version") != VERSION:
         raise ValueError(f"got version {content.get('version')!r}, but expected {VERSION}")
+    for key, kind in (("facts", dict), ("aliases", dict), ("compressed", list)):
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"damaged: got {key} {content.get(key)!r}, but expected a {kind}")
     return content
 
 
