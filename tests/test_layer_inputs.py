@@ -199,6 +199,16 @@ def test_self_attention(batch_first):
     assert calibration.notes == {"out_proj.weight": "its layer was never called"}
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_with_a_mask(batch_first):
+    layer = torch.nn.MultiheadAttention(4, 2, batch_first=batch_first, dtype=torch.float64)
+    x = images(3, 5, 4)
+    keep = torch.arange(5) < torch.tensor([[5], [1], [3]])  # (batch, tokens) in both orders
+    given = x if batch_first else x.transpose(0, 1)
+    calibration = nn.calibrate(layer, [(given,) * 3], mask=lambda batch: keep)
+    assert_same(calibration["in_proj_weight"].groups[0], [x[keep].numpy()])
+
+
 def test_attention_to_something_else():
     layer = torch.nn.MultiheadAttention(4, 2, batch_first=True, dtype=torch.float64)
     query, memory = images(2, 3, 4), images(2, 7, 4, seed=1)
