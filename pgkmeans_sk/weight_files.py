@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,18 +12,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
 from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.size import matrix_bytes
+from pgkmeans_sk.codes.size import tensor_bytes
 from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor, open_tensors, save_tensors
 from pgkmeans_sk.codes.stored_file import StoredFile
 from pgkmeans_sk.codes.tensor_dtypes import stored_bytes, to_bytes
 from pgkmeans_sk.codes.tensor_file import TensorFile, naming
 from pgkmeans_sk.codes.tensor_writer import TensorEntry, TensorSpec, header_bytes, write_tensors
+from pgkmeans_sk.codes.usage import Usage, used_words
 from pgkmeans_sk.spec import Spec
 from pgkmeans_sk.validation import check_integer
 from pgkmeans_sk.weight_plan import PlannedTensor, is_compressed, plan_tensors
@@ -161,12 +160,13 @@ def decompress_file(
     begin = time.perf_counter()
     with open_tensors(source) as file:
         done: dict[str, TensorReport] = {}
+        usage = Usage()
         clock = _Clock(progress, sum(stored_bytes(s.dtype, s.shape) for s, _ in _plain(file)))
 
         def bytes_of(stored: str, n_bytes: int) -> memoryview:
             with clock.timed(stored, n_bytes) as timing:
-                content, facts = _decompressed(file, stored)
-            done[stored] = _stored_report(file, stored, facts, timing.seconds)
+                content = _decompressed(file, stored, usage)
+            done[stored] = replace(_stored_report(file, stored), seconds=timing.seconds)
             return content
 
         entries = [
@@ -175,8 +175,8 @@ def decompress_file(
         ]
         write_tensors(target, entries, file.metadata)
         clock.finish()
-        tensors = tuple(done[name] for name in _names(file))
-        return _stored_file_report(source, file, tensors, time.perf_counter() - begin)
+        tensors = [done[name] for name in _names(file)]
+        return _stored_file_report(source, file, tensors, usage, time.perf_counter() - begin)
 
 
 def describe_file(path: str | PathLike[str], *, progress: Progress | None = None) -> FileReport:
@@ -208,18 +208,16 @@ def describe_file(path: str | PathLike[str], *, progress: Progress | None = None
             return _plain_file_report(plain)
     with open_tensors(path) as file:
         clock = _Clock(progress, file.n_bytes)
-        tensors = []
-        for name in _names(file):
-            report = _stored_report(file, name, {}, None)
-            with clock.timed(name, report.stored_bytes):
-                facts = {}
-                if name in file.compressed:
-                    facts = facts_of(file.matrix(name))
+        usage = Usage()
+        tensors = [_stored_report(file, name) for name in _names(file)]
+        for tensor in tensors:
+            with clock.timed(tensor.name, tensor.stored_bytes):
+                if tensor.name in file.compressed:
+                    _counted_matrix(file, tensor.name, usage)
                 else:
-                    file.raw(name)  # compares its checksum
-            tensors.append(replace(report, **facts))
+                    file.raw(tensor.name)  # compares its checksum
         clock.finish()
-        return _stored_file_report(path, file, tuple(tensors), None)
+        return _stored_file_report(path, file, tensors, usage, None)
 
 
 # ------------------------------------------------------------------ compressing
@@ -248,17 +246,6 @@ def facts_of(matrix: CompressedMatrix) -> dict[str, Any]:
     }
 
 
-def used_words(matrix: CompressedMatrix) -> NDArray[np.bool_]:
-    """Which code words occur, (n_stages, n_books, n_codes)."""
-    decoder = matrix.decoder
-    codes = matrix.codes()
-    used = np.zeros(decoder.codebooks.shape[:3], dtype=np.bool_)
-    for column in range(decoder.n_block_codes):
-        stage, block = divmod(column, decoder.n_blocks)
-        used[stage, 0 if decoder.is_shared else block, codes[:, column]] = True
-    return used
-
-
 # ------------------------------------------------------------------ files of codes
 
 
@@ -274,31 +261,39 @@ def _plain(file: StoredFile) -> Iterator[tuple[TensorSpec, str]]:
             yield TensorSpec(name, described.dtype, described.shape), stored
 
 
-def _decompressed(file: StoredFile, name: str) -> tuple[memoryview, dict[str, Any]]:
-    """The bytes of a tensor as it was, and the facts of its matrix."""
+def _decompressed(file: StoredFile, name: str, usage: Usage) -> memoryview:
+    """The bytes of a tensor as it was."""
     if name not in file.compressed:
-        return file.raw(name), {}
+        return file.raw(name)
     described = file.compressed[name]
+    matrix = _counted_matrix(file, name, usage)
+    return to_bytes(described.restore(matrix.decode()), described.dtype)
+
+
+def _counted_matrix(file: StoredFile, name: str, usage: Usage) -> CompressedMatrix:
+    """A matrix, whose code words are now known to be in use."""
     matrix = file.matrix(name)
-    return to_bytes(described.restore(matrix.decode()), described.dtype), facts_of(matrix)
+    usage.add(file.compressed[name].codebooks_of or name, matrix)
+    return matrix
 
 
-def _stored_report(
-    file: StoredFile, name: str, facts: dict[str, Any], seconds: float | None
-) -> TensorReport:
+def _stored_report(file: StoredFile, name: str) -> TensorReport:
     described = _names(file)[name]
-    n_bytes = size = stored_bytes(described.dtype, described.shape)
+    n_bytes = stored_bytes(described.dtype, described.shape)
+    facts: dict[str, Any] = {"stored_bytes": n_bytes, "carried_because": UNKNOWN_REASON}
     if isinstance(described, CompressedDescription):
-        size = sum(matrix_bytes(described.layout).values())
+        facts = {
+            "stored_bytes": tensor_bytes(described),
+            "relative_error": described.relative_error,
+            "entropy": described.entropy,
+            "codebooks_of": described.codebooks_of,
+        }
     return TensorReport(
         name=name,
         aliases=described.aliases,
         shape=described.shape,
         dtype=described.dtype,
         original_bytes=n_bytes * (1 + len(described.aliases)),
-        stored_bytes=size,
-        seconds=seconds,
-        carried_because=None if name in file.compressed else UNKNOWN_REASON,
         **facts,
     )
 
@@ -306,7 +301,8 @@ def _stored_report(
 def _stored_file_report(
     path: str | PathLike[str],
     file: StoredFile,
-    tensors: tuple[TensorReport, ...],
+    tensors: Sequence[TensorReport],
+    usage: Usage,
     seconds: float | None,
 ) -> FileReport:
     plain_header = header_bytes([spec for spec, _ in _plain(file)], file.metadata)
@@ -315,10 +311,18 @@ def _stored_file_report(
         n_bytes=file.n_bytes,
         header_bytes=file.n_bytes - sum(tensor.stored_bytes for tensor in tensors),
         original_bytes=plain_header + sum(tensor.original_bytes for tensor in tensors),
-        tensors=tensors,
+        tensors=tuple(_with_words(tensor, usage) for tensor in tensors),
         metadata=dict(file.metadata),
         seconds=seconds,
     )
+
+
+def _with_words(report: TensorReport, usage: Usage) -> TensorReport:
+    """Code words count where they are stored."""
+    if report.carried_because is not None or report.codebooks_of is not None:
+        return report
+    n_words, n_unused = usage.counts(report.name)
+    return replace(report, n_code_words=n_words, n_unused_words=n_unused)
 
 
 def _plain_file_report(file: TensorFile) -> FileReport:

@@ -28,21 +28,24 @@ class TensorReport:
     original_bytes : int
         What it takes uncompressed, under all its names.
     stored_bytes : int
-        What it takes in the file.
+        What it takes in the file; codebooks that several tensors use count at the one that
+        stores them.
     relative_error : float or None
         ``|W - decoded| / |W|`` when it was compressed; 0 if it was carried; None if it is only
         planned.
     entropy : float or None
         Of the codes, in bits per code; None if it was carried.
     n_code_words : int
-        Code words in all its codebooks; 0 if it was carried.
+        Code words in all codebooks that are stored for it; 0 if it was carried.
     n_unused_words : int or None
-        How many of them no code means. There are none, unless the tensor has fewer distinct
-        blocks than code words. None if it is only planned.
+        How many of them no code means, in none of the tensors that use them. There are none, unless
+        there are fewer distinct blocks than code words. None if it is only planned.
     seconds : float or None
         That it took to compress or decompress; None if that was not done.
     carried_because : str or None
         Why it was carried as it is; None if it was compressed.
+    codebooks_of : str or None
+        The tensor whose codebooks it uses; None if it has its own or none.
     """
 
     name: str
@@ -57,6 +60,7 @@ class TensorReport:
     n_unused_words: int | None = 0
     seconds: float | None = None
     carried_because: str | None = None
+    codebooks_of: str | None = None
 
     @property
     def n_values(self) -> int:

@@ -63,9 +63,9 @@ def killed_at(*point):
     return check
 
 
-def run(checkpoint, is_here=never, seed=0):
+def run(checkpoint, is_here=never, seed=0, prepare=lambda model: model):
     """A run of three stages with three steps each; ``is_here(stage, step)`` may end it."""
-    model = build(seed)
+    model = prepare(build(seed))
     stages = []
     for stage in nn.IterativePQ(model, SPEC, groups=GROUPS, checkpoint=checkpoint):
         stages.append(stage.number)
@@ -179,6 +179,26 @@ def test_the_same_object_goes_on_after_an_interruption(expected, tmp_path):
     untrained = build()
     nn.compress_model(untrained, Spec.of(SPEC).only(n for g in iterative.groups for n in g.tensors))
     assert bits(model) == bits(untrained)
+
+
+@pytest.mark.parametrize("kind", ["proxy", "pq"])
+def test_noise_goes_on_as_well(kind, expected, tmp_path):
+    def noisy(model):
+        every = 2 if kind == "pq" else None
+        return nn.quant_noise(
+            model, p=0.3, kind=kind, block_size=4, n_codes=8, seed=5, refresh_every=every
+        )
+
+    through, _ = run(None, prepare=noisy)
+    assert bits(through) != expected
+    with pytest.raises(Killed):
+        run(tmp_path / "file", killed_at(2, 1), prepare=noisy)
+    model, stages = run(tmp_path / "file", seed=1, prepare=noisy)
+    assert stages == [2, 3]
+    assert set(nn.noise_rates(model)) == {"4.weight"}
+    assert bits(model) == bits(through)
+    with pytest.raises(ValueError, match="not the state of this model as it was built"):
+        run(tmp_path / "file")
 
 
 PROGRAM = """

@@ -19,6 +19,7 @@ LEVELS = (
     ("quantization/*.py",),
     (
         "kmeans.py",
+        "feedback.py",
         "fitted.py",
         "functional.py",
         "parameters.py",

@@ -11,10 +11,16 @@ from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of
 from pgkmeans_sk.codes.packing import pack
 from pgkmeans_sk.codes.rotation import Rotation, random_hadamard
-from pgkmeans_sk.codes.size import bits_per_weight, file_bytes, matrix_bytes, planned_layout
+from pgkmeans_sk.codes.size import (
+    bits_per_weight,
+    file_bytes,
+    matrix_bytes,
+    planned_layout,
+    tensor_bytes,
+)
 from pgkmeans_sk.codes.storage import StoredTensor, load_matrix, save_matrix, save_tensors
 from pgkmeans_sk.codes.tensor_dtypes import NUMPY_NAMES
-from tests.golden.make import MATRICES, model
+from tests.golden.make import MATRICES, group, model
 from tests.test_storage import assert_same_matrix
 
 pytest.importorskip("safetensors")
@@ -105,12 +111,16 @@ def test_any_matrix(seed, tmp_path):
         np.testing.assert_array_equal(loaded.decode(), coded.decode())
 
 
-def test_a_model(tmp_path):
-    compressed, carried, metadata = model()
-    save_tensors(tmp_path / "file", compressed, carried, metadata)
+def predicted_bytes(compressed, carried, metadata):
+    """By what is known of tensors without their arrays."""
     described = {
         name: CompressedDescription(
-            shape=t.shape, dtype=t.dtype, axis=t.axis, aliases=t.aliases, layout=layout_of(t.matrix)
+            shape=t.shape,
+            dtype=t.dtype,
+            axis=t.axis,
+            aliases=t.aliases,
+            layout=layout_of(t.matrix),
+            codebooks_of=t.codebooks_of,
         )
         for name, t in compressed.items()
     }
@@ -118,7 +128,34 @@ def test_a_model(tmp_path):
         name: CarriedDescription(shape=t.shape, dtype=t.dtype, aliases=t.aliases)
         for name, t in carried.items()
     }
-    predicted = file_bytes(described, plain, metadata)
+    found = file_bytes(described, plain, metadata)
+    for name, tensor in described.items():
+        parts = [size for key, size in found.items() if key.rpartition(".")[0] == name]
+        assert tensor_bytes(tensor) == sum(parts)
+    return found
+
+
+def test_shared_codebooks_count_once(tmp_path):
+    save_tensors(tmp_path / "file", *group())
+    predicted = predicted_bytes(*group())
+    assert sum(predicted.values()) == (tmp_path / "file").stat().st_size
+    assert {name for name in predicted if name.endswith(".codebooks")} == {
+        "1.weight.codebooks",
+        "3.weight.codebooks",
+    }
+    assert predicted["1.weight.codebooks"] == 4 * 2 * 7 * 3
+    compressed, carried, metadata = group()
+    own = {name: replace(tensor, codebooks_of=None) for name, tensor in compressed.items()}
+    save_tensors(tmp_path / "larger", own, carried, metadata)
+    assert (
+        sum(predicted_bytes(own, carried, metadata).values())
+        == (tmp_path / "larger").stat().st_size
+    )
+
+
+def test_a_model(tmp_path):
+    save_tensors(tmp_path / "file", *model())
+    predicted = predicted_bytes(*model())
     assert sum(predicted.values()) == (tmp_path / "file").stat().st_size
     assert predicted["norm.bias"] == 30
     assert predicted["conv.weight.codes"] == 15  # 13 rows of 3 codes of 3 bits

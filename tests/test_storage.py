@@ -3,6 +3,8 @@
 import re
 import sys
 import tracemalloc
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,12 @@ from pgkmeans_sk.codes.storage import (
 )
 from pgkmeans_sk.codes.tensor_file import TensorFile
 from pgkmeans_sk.codes.tensor_writer import TensorEntry, write_tensors
-from tests.golden.make import FOLDER, MATRICES, fractions, matrix, model, write
+from tests.golden.make import FOLDER, MATRICES, MODELS, fractions, group, matrix, model, write
 from tests.tensor_files import files
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-EXPECTED = np.load(FOLDER / "expected.npz")
+EXPECTED = {**np.load(FOLDER / "expected.npz"), **np.load(FOLDER / "expected_2.npz")}
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "storage_format.md"
 
 
@@ -125,6 +127,23 @@ def test_golden_model():
         assert bytes(file.raw("tied small")) == b"\x00\x38\xb8"
 
 
+def test_golden_group():
+    """Three tensors, one array of codebooks."""
+    compressed, _, _ = group()
+    with open_tensors(FOLDER / "group.safetensors") as file:
+        assert file.compressed.keys() == compressed.keys()
+        loaded = {name: file.matrix(name) for name in compressed}
+        for name, tensor in compressed.items():
+            assert file.compressed[name].codebooks_of == tensor.codebooks_of
+            assert_same_matrix(loaded[name], tensor.matrix)
+            np.testing.assert_array_equal(file.array(name), EXPECTED[f"group {name}"])
+        assert file.array("tied").shape == (2, 4, 5)
+    shared = loaded["1.weight"].decoder.codebooks
+    assert loaded["0.weight"].decoder.codebooks is shared
+    assert loaded["2.weight"].decoder.codebooks is shared
+    assert not np.shares_memory(loaded["3.weight"].decoder.codebooks, shared)
+
+
 def test_golden_files_are_small_and_written_the_same(tmp_path):
     write(tmp_path)
     golden = {p.name: p.read_bytes() for p in FOLDER.glob("*.safetensors")}
@@ -143,7 +162,7 @@ def test_the_reader_of_the_document():
             expected = EXPECTED[file.stem if name == "matrix" else f"{file.stem} {name}"]
             np.testing.assert_array_equal(tensor, expected)
             n_tensors += 1
-    assert n_tensors == len(MATRICES) + len(model()[0])
+    assert n_tensors == len(MATRICES) + sum(len(make()[0]) for make in MODELS.values())
 
 
 # ------------------------------------------------------------------ many tensors
@@ -239,6 +258,72 @@ def test_restored_dtypes(path):
         write_tensors(path, [TensorEntry("a", dtype, (9, 6), raw)], {})
         with TensorFile(path) as file:
             np.testing.assert_allclose(file.array("a"), coded.decode(), rtol=2.0**-8)
+
+
+def test_the_version_is_the_least_that_says_it(path):
+    """Readers of version 1 still open what has no shared codebooks, and refuse what has."""
+    compressed, carried, metadata = group()
+    save_tensors(path, compressed, carried, metadata)
+    with TensorFile(path) as file:
+        assert file.metadata["format_version"] == "2"
+        assert "2.weight.codebooks" not in file
+    own = {name: replace(tensor, codebooks_of=None) for name, tensor in compressed.items()}
+    save_tensors(path, own, carried, metadata)
+    with TensorFile(path) as file:
+        assert file.metadata["format_version"] == "1"
+        assert "codebooks_of" not in file.metadata["description"]
+        assert "2.weight.codebooks" in file
+
+
+def test_damage_to_shared_codebooks_is_found_by_all_that_use_them(path):
+    save_tensors(path, *group())
+    with TensorFile(path) as file:
+        books = bytes(file.raw("1.weight.codebooks"))
+    content = bytearray(path.read_bytes())
+    content[content.index(books)] ^= 1
+    path.write_bytes(content)
+    with open_tensors(path) as file:
+        file.matrix("3.weight")
+        for name in ("0.weight", "1.weight", "2.weight", "tied"):
+            with pytest.raises(
+                ValueError, match=r"some file.*'1.weight.codebooks': got the CRC-32"
+            ):
+                file.matrix(name)
+
+
+def test_a_group_saved_again_has_the_same_bytes(path):
+    content = (FOLDER / "group.safetensors").read_bytes()
+    with open_tensors(FOLDER / "group.safetensors") as file:
+        compressed = {
+            name: StoredTensor(
+                shape=d.shape,
+                dtype=d.dtype,
+                matrix=partial(file.matrix, name),
+                layout=d.layout,
+                axis=d.axis,
+                aliases=d.aliases,
+                codebooks_of=d.codebooks_of,
+            )
+            for name, d in file.compressed.items()
+        }
+        carried = {
+            name: CarriedTensor(shape=d.shape, dtype=d.dtype, source=partial(file.raw, name))
+            for name, d in file.carried.items()
+        }
+        save_tensors(path, compressed, carried, file.metadata)
+    assert path.read_bytes() == content
+
+
+def test_shared_codebooks_of_another_byte_order(path):
+    """What counts is what is stored."""
+    compressed, _, _ = group()
+    coded = compressed["1.weight"].matrix
+    books = coded.decoder.codebooks.astype(">f4")
+    swapped = replace(coded, decoder=replace(coded.decoder, codebooks=books))
+    compressed["1.weight"] = replace(compressed["1.weight"], matrix=swapped)
+    save_tensors(path, compressed)
+    with open_tensors(path) as file:
+        np.testing.assert_array_equal(file.array("2.weight"), EXPECTED["group 2.weight"])
 
 
 def test_damage_to_one_tensor_leaves_the_others(path):

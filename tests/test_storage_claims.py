@@ -5,9 +5,9 @@ import tracemalloc
 
 import pytest
 
-from pgkmeans_sk.codes.storage import load_matrix, open_tensors, save_tensors
+from pgkmeans_sk.codes.storage import CarriedTensor, load_matrix, open_tensors, save_tensors
 from pgkmeans_sk.codes.tensor_writer import TensorEntry, write_tensors
-from tests.golden.make import FOLDER, model
+from tests.golden.make import FOLDER, group, model
 from tests.mutations import Parts, reseal
 from tests.tensor_files import refused
 
@@ -29,11 +29,11 @@ def test_other_formats_and_versions(path):
     with refused("safetensors file with the format None, but expected 'pgkmeans_sk'"):
         load_matrix(path)
     for version, message in (
-        ("2", "got format_version '2', but expected '1': the file was written by a newer version"),
+        ("3", "got format_version '3', but expected '1' or '2': the file was written by a newer v"),
         ("17", "got format_version '17'.*newer version"),
-        ("0", "got format_version '0', but expected '1'$"),
-        ("1.0", "got format_version '1.0', but expected '1'$"),
-        ("", "got format_version '', but expected '1'$"),
+        ("0", "got format_version '0', but expected '1' or '2'$"),
+        ("1.0", "got format_version '1.0', but expected '1' or '2'$"),
+        ("", "got format_version '', but expected '1' or '2'$"),
     ):
         parts = Parts((FOLDER / "shared.safetensors").read_bytes())
         parts.metadata["format_version"] = version
@@ -162,6 +162,97 @@ def test_claims_that_the_tensors_do_not_bear_out(case, path):
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_version_2_of_a_file_without_shared_codebooks(path):
+    """More than its writer needed; it means the same."""
+    parts = Parts((FOLDER / "shared.safetensors").read_bytes())
+    parts.metadata["format_version"] = "2"
+    path.write_bytes(parts.joined())
+    load_matrix(path)
+
+
+MEMBER = "compressed tensor '2.weight': "
+GROUP_CLAIMS = {
+    "no name": (
+        "2.weight",
+        {"codebooks_of": 1},
+        MEMBER + "got codebooks_of=1, but expected the na",
+    ),
+    "null": (
+        "2.weight",
+        {"codebooks_of": None},
+        MEMBER + "got codebooks_of=None, but expected the",
+    ),
+    "nobody": (
+        "2.weight",
+        {"codebooks_of": "4.weight"},
+        MEMBER + "got no tensor '4.weight.codebooks' in the file, but expected one",
+    ),
+    "carried": (
+        "2.weight",
+        {"codebooks_of": "1.bias"},
+        MEMBER + "got no tensor '1.bias.codebooks'",
+    ),
+    "alias": (
+        "2.weight",
+        {"codebooks_of": "tied"},
+        MEMBER + "got no tensor 'tied.codebooks' in th",
+    ),
+    "itself": ("2.weight", {"codebooks_of": "2.weight"}, MEMBER + "got no tensor '2.weight.codebo"),
+    "other books": (
+        "2.weight",
+        {"codebooks_of": "3.weight"},
+        MEMBER
+        + r"'codebooks': got dtype F32 and shape \(1, 1, 8, 4\), but expected F32 and \(2, 1,",
+    ),
+    "other stages": ("2.weight", {"n_stages": 1}, MEMBER + "'codes': got|'codebooks': got dtype F"),
+    "other codes": ("2.weight", {"n_codes": 5}, MEMBER + "'codebooks': got dtype F32 and shape"),
+    "other blocks": ("2.weight", {"block_size": 4}, MEMBER + "'codes|codebooks': got dtype"),
+    "those of its own": (
+        "2.weight",
+        {"crc32": {"codes": "00000000", "codebooks": "94802816"}},
+        MEMBER + "got no tensor '2.weight.codebooks' in the file",
+    ),
+    "in another's place": (
+        "1.weight",
+        {"codebooks_of": "3.weight"},
+        "tensor '1.weight': 'codebooks': got some, but expected none beside those of '3.weight'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GROUP_CLAIMS)
+def test_claims_about_shared_codebooks(case, path):
+    name, change, message = GROUP_CLAIMS[case]
+    parts = Parts((FOLDER / "group.safetensors").read_bytes())
+    description = parts.description()
+    description["compressed"][name].update(change)
+    path.write_bytes(parts.seal(json.dumps(description)).joined())
+    with refused(message):
+        open_tensors(path)
+
+
+def test_codebooks_of_a_tensor_that_is_not_compressed(path):
+    """It is in the file under the right name, and yet nobody's codebooks."""
+    compressed, _, _ = group()
+    books = compressed["1.weight"].matrix.decoder.codebooks
+    stray = CarriedTensor(shape=books.shape, dtype="F32", source=books.tobytes())
+    save_tensors(path, {n: compressed[n] for n in ("1.weight", "2.weight")}, {"x.codebooks": stray})
+    parts = Parts(path.read_bytes())
+    description = parts.description()
+    description["compressed"]["2.weight"]["codebooks_of"] = "x"
+    path.write_bytes(parts.seal(json.dumps(description)).joined())
+    with refused("tensor '2.weight': got codebooks_of='x', but expected the name of a compressed"):
+        open_tensors(path)
+
+
+def test_version_1_has_no_shared_codebooks(path):
+    parts = Parts((FOLDER / "group.safetensors").read_bytes())
+    parts.metadata["format_version"] = "1"
+    path.write_bytes(parts.joined())
+    with refused("compressed tensor '0.weight': got the keys .*'codebooks_of'.*, but expected"):
+        open_tensors(path)
 
 
 MODEL_CLAIMS = {

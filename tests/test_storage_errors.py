@@ -8,7 +8,7 @@ import pytest
 from pgkmeans_sk.codes.matrix_layout import layout_of
 from pgkmeans_sk.codes.rotation import Rotation
 from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor, save_matrix, save_tensors
-from tests.golden.make import MATRICES
+from tests.golden.make import MATRICES, group
 from tests.tensor_files import files, refused
 
 pytest.importorskip("safetensors")
@@ -63,6 +63,38 @@ WRONG_NAMES = {
     "scalar": ({"a": stored(shape=())}, {}, "'a': got axis=0, but expected one of the 0 axes"),
     "empty": ({"a": stored(shape=(0, 10))}, {}, "'a': got a size of the shape=0, but expected an"),
     "no layout": ({"a": stored(layout=None)}, {}, "'a': got a function .* expected its layout"),
+    "books of none": (
+        {"a": stored(codebooks_of="b")},
+        {"b": carried()},
+        "tensor 'a': got codebooks_of='b', but expected the name of a compressed tensor",
+    ),
+    "books of an alias": (
+        {"a": stored(codebooks_of="c"), "b": stored(aliases=("c",))},
+        {},
+        "'a': got codebooks_of='c', but expected the name of a compressed",
+    ),
+    "own books of another": (
+        {"a": stored(codebooks_of="a")},
+        {},
+        "'a': got codebooks_of='a', but expected a tensor with codebooks of its own",
+    ),
+    "a chain": (
+        {"a": stored(codebooks_of="b"), "b": stored(codebooks_of="c"), "c": stored()},
+        {},
+        "'a': got codebooks_of='b', but expected .* not those of 'c'",
+    ),
+    "other books": (
+        {"a": stored(codebooks_of="b"), "b": stored("float16", dtype="F16")},
+        {},
+        r"'a': got codebooks_of='b', which are F16 of the shape \(1, 2, 300, 1\), but expected F32 "
+        r"of the shape \(1, 1, 8, 4\)",
+    ),
+    "no name": ({"a": stored(codebooks_of=3)}, {}, "'a': got codebooks_of=3, but expected the na"),
+    "no hash": (
+        {"a": stored(codebooks_of=[])},
+        {},
+        r"'a': got codebooks_of=\[\], but expected the",
+    ),
     "carried dtype": ({}, {"a": carried(dtype="float32")}, "'a': got dtype 'float32'"),
 }
 
@@ -165,6 +197,48 @@ def test_matrices_that_could_not_be_loaded(case, path):
     with refused(message):
         save_matrix(path, coded)
     assert files(path.parent) == {path.name: b"old"}
+
+
+@pytest.mark.parametrize("late", ["0.weight", "1.weight", "2.weight"])
+def test_other_codebooks_than_those_of_the_group(late, path):
+    """One bit of one code word: no matrix changes by being saved. In any order, lazily or not."""
+    path.write_bytes(b"old")
+    compressed, plain, metadata = group()
+    tensor = compressed[late]
+    words = tensor.matrix.decoder.codebooks.copy()
+    words[words == 0] = -0.0
+    other = replace(tensor.matrix, decoder=replace(tensor.matrix.decoder, codebooks=words))
+    np.testing.assert_array_equal(other.decode(), tensor.matrix.decode())
+    first = "1.weight" if late == "0.weight" else "0.weight"
+    rest = {name: compressed[name] for name in compressed if name not in (first, late)}
+    message = f"tensor '{late}': got other codebooks than tensor '{first}', .* of '1.weight'"
+    for made in (other, lambda: other):
+        changed = replace(tensor, matrix=made, layout=layout_of(other))
+        with refused(message):
+            save_tensors(path, {first: compressed[first], late: changed, **rest}, plain, metadata)
+        assert files(path.parent) == {path.name: b"old"}
+
+
+def test_codebooks_in_memory_that_is_used_again(path):
+    """Whoever makes matrices one by one may make all of them in the same array."""
+    compressed, _, _ = group()
+    words = np.empty_like(compressed["1.weight"].matrix.decoder.codebooks)
+
+    def make(name, shift):
+        coded = compressed[name].matrix
+        words[...] = coded.decoder.codebooks + shift
+        return replace(coded, decoder=replace(coded.decoder, codebooks=words))
+
+    lazy = {
+        name: replace(
+            compressed[name],
+            layout=layout_of(compressed[name].matrix),
+            matrix=lambda name=name, shift=shift: make(name, shift),
+        )
+        for name, shift in (("0.weight", 0), ("1.weight", 1))
+    }
+    with refused("tensor '1.weight': got other codebooks than tensor '0.weight'"):
+        save_tensors(path, lazy)
 
 
 def test_another_matrix_than_announced(path):

@@ -18,12 +18,19 @@ LEAST_NAME_WIDTH = 16
 
 Column = tuple[str, Callable[[TensorReport], str]]
 
+
+def _used_text(tensor: TensorReport) -> str:
+    if tensor.codebooks_of is not None:
+        return f"of {shortened(tensor.codebooks_of, LEAST_NAME_WIDTH)}"
+    return f"{tensor.n_code_words - (tensor.n_unused_words or 0)}/{tensor.n_code_words}"
+
+
 SHAPE: Column = ("shape", lambda t: "x".join(map(str, t.shape)) or "scalar")
 DTYPE: Column = ("dtype", lambda t: t.dtype)
 SIZE: Column = ("size", lambda t: size_text(t.stored_bytes))
 BITS: Column = ("bits/w", lambda t: f"{t.bits_per_weight:.3f}")
 ERROR: Column = ("error", lambda t: f"{100 * (t.relative_error or 0.0):.2f} %")
-USED: Column = ("used", lambda t: f"{t.n_code_words - (t.n_unused_words or 0)}/{t.n_code_words}")
+USED: Column = ("used", _used_text)
 SECONDS: Column = ("s", lambda t: "" if t.seconds is None else f"{t.seconds:.2f}")
 
 

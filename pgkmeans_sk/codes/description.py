@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.codes.matrix_layout import MatrixLayout, check_size
+from pgkmeans_sk.codes.matrix_layout import MatrixLayout, Parts, check_size
 from pgkmeans_sk.codes.tensor_writer import TensorSpec, check_texts, is_text
 
 ORIGINAL_DTYPES = ("F64", "F32", "F16", "BF16")
@@ -39,7 +39,10 @@ class CompressedDescription:
     relative_error, entropy : float
         As of ``CompressedMatrix``.
     checksums : mapping of str to int
-        CRC-32 of each array.
+        CRC-32 of each array that is stored for it.
+    codebooks_of : str or None
+        The name of the compressed tensor whose codebooks this one uses, too; None if it has its
+        own.
 
     Raises
     ------
@@ -55,6 +58,7 @@ class CompressedDescription:
     relative_error: float = 0.0
     entropy: float = 0.0
     checksums: Mapping[str, int] = field(default_factory=dict)
+    codebooks_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in ORIGINAL_DTYPES:
@@ -68,6 +72,13 @@ class CompressedDescription:
                 f"got the shape {self.shape} with axis={self.axis}, but expected one of "
                 f"{expected[0]} rows and {expected[1]} columns"
             )
+
+    def parts(self) -> Parts:
+        """Dtype and shape of each array that is stored for it, by name."""
+        found = self.layout.parts()
+        if self.codebooks_of is not None:
+            del found["codebooks"]
+        return found
 
     def restore(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Decoded rows (n_rows, n_features) in the shape of the tensor, not copied."""
@@ -113,7 +124,8 @@ class FileDescription:
     Raises
     ------
     ValueError
-        If two tensors have one name, or would be stored under one; a text is not Unicode.
+        If two tensors have one name, or would be stored under one; a text is not Unicode; a tensor
+        uses the codebooks of one that has none of its own, or others than it needs.
     """
 
     compressed: Mapping[str, CompressedDescription]
@@ -130,6 +142,9 @@ class FileDescription:
             if not is_text(name):
                 raise ValueError(f"got the name {name!r}, but expected Unicode")
         check_texts(self.metadata)
+        for name, tensor in self.compressed.items():
+            if tensor.codebooks_of is not None:
+                self._check_shared(name, tensor, tensor.codebooks_of)
         _check_unique("two tensors to store as", (spec.name for spec in self.specs()))
 
     def specs(self) -> list[TensorSpec]:
@@ -137,10 +152,28 @@ class FileDescription:
         found = [
             TensorSpec(stored_name(name, part), dtype, shape)
             for name, tensor in self.compressed.items()
-            for part, (dtype, shape) in tensor.layout.parts().items()
+            for part, (dtype, shape) in tensor.parts().items()
         ]
         carried = self.carried.items()
         return found + [TensorSpec(name, tensor.dtype, tensor.shape) for name, tensor in carried]
+
+    def _check_shared(self, name: str, tensor: CompressedDescription, owner: str) -> None:
+        """Raise unless ``owner`` stores the codebooks that a tensor needs."""
+        claim = f"tensor {name!r}: got codebooks_of={owner!r}"
+        found = self.compressed.get(owner) if isinstance(owner, str) else None
+        if found is None:
+            raise ValueError(f"{claim}, but expected the name of a compressed tensor")
+        if found.codebooks_of is not None:
+            raise ValueError(
+                f"{claim}, but expected a tensor with codebooks of its own, not those of "
+                f"{found.codebooks_of!r}"
+            )
+        books, needed = (t.layout.parts()["codebooks"] for t in (found, tensor))
+        if books != needed:
+            raise ValueError(
+                f"{claim}, which are {books[0]} of the shape {books[1]}, but expected {needed[0]} "
+                f"of the shape {needed[1]}"
+            )
 
 
 def rows_and_columns(shape: tuple[int, ...], axis: int) -> tuple[int, int]:

@@ -28,7 +28,10 @@ from pgkmeans_sk.codes.tensor_file import TensorFile, naming
 
 FORMAT = "pgkmeans_sk"
 VERSION = "1"
-"""Raised by whoever changes the format so that older readers would misread it."""
+"""Of files without shared codebooks: the first readers there were can still read them."""
+
+SHARING_VERSION = "2"
+"""Of files in which a tensor uses the codebooks of another."""
 
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-99, 1e99
 """Positive numbers with an exponent of two digits: all numbers are written in the same width."""
@@ -41,6 +44,12 @@ DTYPE_FIELDS = {
     "rotation_mixer": "mixer_dtype",
 }
 """Fields of a layout that are read off an array."""
+
+COMPRESSED_KEYS = (
+    *("shape", "dtype", "axis", "aliases", "decoded_dtype", "block_size", "n_codes"),
+    *("n_books", "n_stages", "relative_error", "entropy", "crc32"),
+)
+"""Of the entry of a compressed tensor."""
 
 
 # ------------------------------------------------------------------ writing
@@ -64,9 +73,10 @@ def to_metadata(description: FileDescription) -> dict[str, str]:
         "metadata": dict(description.metadata),
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    shares = any(t.codebooks_of is not None for t in description.compressed.values())
     return {
         "format": FORMAT,
-        "format_version": VERSION,
+        "format_version": SHARING_VERSION if shares else VERSION,
         "description": text,
         "description_crc32": checksum_text(crc32(text.encode("utf-8"))),
     }
@@ -88,7 +98,8 @@ def number_text(name: str, value: float) -> str:
 
 def _compressed_to_json(tensor: CompressedDescription) -> dict[str, Any]:
     layout = tensor.layout
-    checksums = {part: tensor.checksums.get(part, 0) for part in layout.parts()}
+    checksums = {part: tensor.checksums.get(part, 0) for part in tensor.parts()}
+    shared = {} if tensor.codebooks_of is None else {"codebooks_of": tensor.codebooks_of}
     return {
         "shape": [int(size) for size in tensor.shape],
         "dtype": tensor.dtype,
@@ -99,6 +110,7 @@ def _compressed_to_json(tensor: CompressedDescription) -> dict[str, Any]:
         "n_codes": int(layout.n_codes),
         "n_books": int(layout.n_books),
         "n_stages": int(layout.n_stages),
+        **shared,
         "relative_error": number_text("relative_error", tensor.relative_error),
         "entropy": number_text("entropy", tensor.entropy),
         "crc32": {part: checksum_text(value) for part, value in checksums.items()},
@@ -129,7 +141,8 @@ def read_description(file: TensorFile) -> FileDescription:
         that of the tensors in the file.
     """
     with naming(file.path):
-        content = _fields(_description_text(file.metadata), "compressed", "carried", "metadata")
+        text = _description_text(file.metadata)
+        content = _fields(text, "compressed", "carried", "metadata")
         compressed = {}
         for name, entry in _object(content["compressed"]).items():
             with naming(f"compressed tensor {name!r}"):
@@ -155,14 +168,7 @@ def _description_text(metadata: Mapping[str, str]) -> Any:
             f"got a safetensors file with the format {metadata.get('format')!r}, but expected "
             f"{FORMAT!r}: it was not written by this library, or holds no codes"
         )
-    version = metadata.get("format_version", "")
-    if re.fullmatch("[0-9]{1,9}", version) and int(version) > int(VERSION):
-        raise ValueError(
-            f"got format_version {version!r}, but expected {VERSION!r}: the file was written by a "
-            "newer version of this library"
-        )
-    if version != VERSION:
-        raise ValueError(f"got format_version {version!r}, but expected {VERSION!r}")
+    _check_version(metadata.get("format_version", ""))
     for key in ("description", "description_crc32"):
         if key not in metadata:
             raise ValueError(f"got no {key!r} in the metadata, but expected it")
@@ -177,16 +183,29 @@ def _description_text(metadata: Mapping[str, str]) -> Any:
         return parse(text)
 
 
+def _check_version(version: str) -> None:
+    if version in (VERSION, SHARING_VERSION):
+        return
+    message = f"got format_version {version!r}, but expected {VERSION!r} or {SHARING_VERSION!r}"
+    if re.fullmatch("[0-9]{1,9}", version) and int(version) > int(SHARING_VERSION):
+        message += ": the file was written by a newer version of this library"
+    raise ValueError(message)
+
+
 def _compressed_from_json(name: str, entry: Any, file: TensorFile) -> CompressedDescription:
-    fields = _fields(
-        entry,
-        *("shape", "dtype", "axis", "aliases", "decoded_dtype", "block_size", "n_codes"),
-        *("n_books", "n_stages", "relative_error", "entropy", "crc32"),
-    )
+    keys: tuple[str, ...] = COMPRESSED_KEYS
+    if file.metadata["format_version"] != VERSION and "codebooks_of" in _object(entry):
+        keys = (*keys, "codebooks_of")
+    fields = _fields(entry, *keys)
+    owner = _owner(fields)
     shape = tuple(_list(fields["shape"]))
     n_rows, n_features = rows_and_columns(shape, fields["axis"])
     checksums = {part: _checksum(text) for part, text in _object(fields["crc32"]).items()}
     stored = {part: _stored(stored_name(name, part), file) for part in checksums}
+    if owner is not None:
+        if "codebooks" in stored:
+            raise ValueError(f"'codebooks': got some, but expected none beside those of {owner!r}")
+        stored["codebooks"] = _stored(stored_name(owner, "codebooks"), file)
     dtypes = {field: stored[part][0] for part, field in DTYPE_FIELDS.items() if part in stored}
     mixer_shape = stored.get("rotation_mixer", ("", ()))[1]
     layout = MatrixLayout(
@@ -210,6 +229,7 @@ def _compressed_from_json(name: str, entry: Any, file: TensorFile) -> Compressed
         relative_error=_number("relative_error", fields["relative_error"]),
         entropy=_number("entropy", fields["entropy"]),
         checksums=checksums,
+        codebooks_of=owner,
     )
 
 
@@ -244,6 +264,16 @@ def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"got {short(value)}, but expected a JSON object")
     return value
+
+
+def _owner(fields: dict[str, Any]) -> str | None:
+    """The tensor whose codebooks are used; None where an entry does not say."""
+    if "codebooks_of" not in fields:
+        return None
+    owner = fields["codebooks_of"]
+    if not isinstance(owner, str):
+        raise ValueError(f"got codebooks_of={short(owner)}, but expected the name of a tensor")
+    return owner
 
 
 def _list(value: Any) -> list[Any]:

@@ -87,6 +87,11 @@ def matrix_bytes(layout: MatrixLayout) -> dict[str, int]:
     return {name: stored_bytes(dtype, shape) for name, (dtype, shape) in layout.parts().items()}
 
 
+def tensor_bytes(tensor: CompressedDescription) -> int:
+    """Bytes that a file holds for a tensor: codebooks count where they are stored."""
+    return sum(stored_bytes(dtype, shape) for dtype, shape in tensor.parts().values())
+
+
 def bits_per_weight(layout: MatrixLayout) -> float:
     """Bits of all arrays of a matrix over the number of its values."""
     return 8 * sum(matrix_bytes(layout).values()) / (layout.n_rows * layout.n_features)

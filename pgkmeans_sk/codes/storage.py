@@ -46,6 +46,9 @@ class StoredTensor:
         The axis that became rows.
     aliases : tuple of str
         Other names of the same tensor.
+    codebooks_of : str or None
+        The name of another of the tensors: its codebooks are stored for this one, too, so they must
+        be equal, bit for bit. It must store its own.
     """
 
     shape: tuple[int, ...]
@@ -54,6 +57,7 @@ class StoredTensor:
     layout: MatrixLayout | None = None
     axis: int = 0
     aliases: tuple[str, ...] = ()
+    codebooks_of: str | None = None
 
     def description(self) -> CompressedDescription:
         """What is known before the matrix is made.
@@ -74,6 +78,7 @@ class StoredTensor:
             layout=layout,
             axis=self.axis,
             aliases=tuple(self.aliases),
+            codebooks_of=self.codebooks_of,
         )
 
 
@@ -176,7 +181,8 @@ def save_tensors(
     ------
     ValueError
         Before anything is written, if names clash or a tensor's record does not go together; later
-        if a function returns other than was announced, or a matrix is one that could not be loaded.
+        if a function returns other than was announced, a matrix is one that could not be loaded, or
+        has other codebooks than the tensor that is to store them.
     OSError
         If the file cannot be written.
     ImportError
@@ -187,8 +193,9 @@ def save_tensors(
         description = _described(compressed, carried, metadata or {})
         specs, header = description.specs(), to_metadata(description)
     with open_writer(path, specs, header) as writer:
+        shared = _SharedCodebooks(description.compressed)
         done = {
-            name: _write_matrix(writer, name, description.compressed[name], tensor)
+            name: _write_matrix(writer, name, description.compressed[name], tensor, shared)
             for name, tensor in compressed.items()
         }
         kept = {
@@ -212,8 +219,34 @@ def _described(
     return FileDescription(compressed=coded, carried=plain, metadata=metadata)
 
 
+class _SharedCodebooks:
+    """The codebooks that several tensors use, as the first of them to be written has them."""
+
+    def __init__(self, described: Mapping[str, CompressedDescription]) -> None:
+        self._owners = {t.codebooks_of for t in described.values() if t.codebooks_of is not None}
+        self._first: dict[str, tuple[str, memoryview]] = {}
+
+    def check(self, name: str, described: CompressedDescription, matrix: CompressedMatrix) -> None:
+        """Raise unless a matrix has the codebooks of those that it shares them with."""
+        owner = described.codebooks_of or name
+        if owner not in self._owners:
+            return
+        # Copied, since whoever made it may use the memory for the next.
+        books = to_bytes(matrix.decoder.codebooks.copy(), described.layout.codebook_dtype)
+        other, expected = self._first.setdefault(owner, (name, books))
+        if books != expected:
+            raise ValueError(
+                f"got other codebooks than tensor {other!r}, but expected the same in all tensors "
+                f"that use those of {owner!r}"
+            )
+
+
 def _write_matrix(
-    writer: TensorWriter, name: str, described: CompressedDescription, tensor: StoredTensor
+    writer: TensorWriter,
+    name: str,
+    described: CompressedDescription,
+    tensor: StoredTensor,
+    shared: _SharedCodebooks,
 ) -> CompressedDescription:
     """Write one matrix; returns its description with what is known only now."""
     made = tensor.matrix
@@ -224,9 +257,10 @@ def _write_matrix(
         if layout != described.layout:
             raise ValueError(f"got a matrix of {layout}, but expected {described.layout}")
         check_values(layout, arrays)
+        shared.check(name, described, matrix)
     checksums = {
         part: _write(writer, stored_name(name, part), to_bytes(arrays[part], dtype))
-        for part, (dtype, _) in layout.parts().items()
+        for part, (dtype, _) in described.parts().items()
     }
     return replace(
         described,

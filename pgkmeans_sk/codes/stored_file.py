@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from os import PathLike
 from types import MappingProxyType, TracebackType
 from typing import Any
+from weakref import WeakValueDictionary
 from zlib import crc32
 
 from numpy.typing import NDArray
@@ -35,6 +36,8 @@ class StoredFile:
         What the original file said beside its tensors.
     n_bytes : int
         Size of the file.
+    path : Path
+        The file; messages of errors begin with it.
 
     Raises
     ------
@@ -59,6 +62,9 @@ class StoredFile:
         self.carried: Mapping[str, CarriedDescription] = MappingProxyType(dict(found.carried))
         self.metadata: Mapping[str, str] = MappingProxyType(dict(found.metadata))
         self.n_bytes = self._file.n_bytes
+        self.path = self._file.path
+        self._owners = {tensor.codebooks_of for tensor in found.compressed.values()}
+        self._read_codebooks: WeakValueDictionary[str, NDArray[Any]] = WeakValueDictionary()
         self._names: dict[str, str] = {}
         for tensors in (found.compressed, found.carried):
             for name, tensor in tensors.items():
@@ -82,6 +88,8 @@ class StoredFile:
     def matrix(self, name: str) -> CompressedMatrix:
         """Read a compressed tensor.
 
+        Tensors that share codebooks have one array of them, as long as any of it is kept.
+
         Raises
         ------
         ValueError
@@ -89,11 +97,12 @@ class StoredFile:
         """
         name = self._known(name, self.compressed, "compressed")
         described = self.compressed[name]
-        arrays = {}
-        for part, checksum in described.checksums.items():
-            stored = stored_name(name, part)
-            raw = self._checked(stored, checksum)
-            arrays[part] = to_array(raw, self._file.dtype(stored), self._file.shape(stored))
+        arrays = {
+            part: self._part(stored_name(name, part), checksum)
+            for part, checksum in described.checksums.items()
+            if part != "codebooks"
+        }
+        arrays["codebooks"] = self._codebooks(described.codebooks_of or name)
         with naming(f"{self._file.path}: tensor {name!r}"):
             check_values(described.layout, arrays)
         return matrix_of(described.layout, arrays, described.relative_error, described.entropy)
@@ -146,6 +155,21 @@ class StoredFile:
                 f"there are {len(tensors)}: {', '.join(map(repr, list(tensors)[:5]))}"
             )
         return found
+
+    def _codebooks(self, owner: str) -> NDArray[Any]:
+        """The codebooks that are stored for a tensor, the same array while it is in use."""
+        found = self._read_codebooks.get(owner)
+        if found is None:
+            checksum = self.compressed[owner].checksums["codebooks"]
+            found = self._part(stored_name(owner, "codebooks"), checksum)
+            if owner in self._owners:
+                self._read_codebooks[owner] = found
+        return found
+
+    def _part(self, stored: str, checksum: int) -> NDArray[Any]:
+        """A stored array, once its checksum is right."""
+        raw = self._checked(stored, checksum)
+        return to_array(raw, self._file.dtype(stored), self._file.shape(stored))
 
     def _checked(self, stored: str, checksum: int) -> memoryview:
         """The bytes of a stored tensor, once their checksum is right."""

@@ -2,21 +2,39 @@
 
 from pgkmeans_sk.nn.bake import bake
 from pgkmeans_sk.nn.cached import cached
+from pgkmeans_sk.nn.calibration import Calibration, calibrate
+from pgkmeans_sk.nn.checkpoint import load, save
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
 from pgkmeans_sk.nn.distillation import distillation_loss, teacher_of
 from pgkmeans_sk.nn.iterative_pq import IterativePQ
 from pgkmeans_sk.nn.model_report import ModelReport
+from pgkmeans_sk.nn.quant_noise import (
+    noise_rates,
+    quant_noise,
+    refresh_codebooks,
+    remove_quant_noise,
+    set_noise_rate,
+)
 from pgkmeans_sk.nn.stage import Stage
 
 __all__ = [
+    "Calibration",
     "CodebookWeight",
     "IterativePQ",
     "ModelReport",
     "Stage",
     "bake",
     "cached",
+    "calibrate",
     "compress_model",
     "distillation_loss",
+    "load",
+    "noise_rates",
+    "quant_noise",
+    "refresh_codebooks",
+    "remove_quant_noise",
+    "save",
+    "set_noise_rate",
     "teacher_of",
 ]

@@ -64,7 +64,8 @@ def bake(model: Model) -> Model:
         if id(parameter) in baked:  # a codebook that several weights shared is one of them now
             parameter = nn.Parameter(value, parameter.requires_grad)
         baked.add(id(parameter))
-        unregister(state.places, parameter)
+        for place in state.unique_places():
+            unregister(place.module, place.tensor_name, parameter)
         parameter.grad = None
         parameter.data = value
     return model

@@ -59,9 +59,9 @@ def compress_model(
         What ``calibrate`` found: errors count as much as they change what layers put out.
     feedback : bool, default=None
         Whether codes and codebooks minimise the error of the layer's output, all blocks of a row
-        together, rather than that of each block; needs ``importance``, and takes longer. Only for
-        linear layers and ungrouped convolutions; others are compressed as without. None: as
-        the spec says.
+        together, rather than that of each block (``compress_with_feedback``); needs ``importance``,
+        and takes longer. Weights of which the calibration has no full second moment, such as
+        embeddings, are compressed as without. None: as the spec says.
     gradient : {"mean", "sum"}, default="mean"
         What the gradient of a code word is of those of its blocks.
     random_state : int or None, default=0
@@ -222,11 +222,11 @@ def check_targets(targets: Iterable[Target], *, has_calibration: bool) -> None:
                 "returns: feedback is about the layer's inputs."
             )
         if settings.group is not None:
-            for option in ("rotation", "scale"):
-                if getattr(settings, option) is not None:
+            for option in ("rotation", "scale", "feedback"):
+                if getattr(settings, option):
                     raise ValueError(
                         f"Got {option}={getattr(settings, option)!r} for {name!r} of the group "
-                        f"{settings.group!r}, but expected None: a shared codebook is for plain "
+                        f"{settings.group!r}, but expected none: a shared codebook is for plain "
                         "blocks."
                     )
     for group in _groups(targets):

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
-from pgkmeans_sk.codes.size import file_bytes, matrix_bytes
+from pgkmeans_sk.codes.size import file_bytes, tensor_bytes
 from pgkmeans_sk.codes.tensor_dtypes import stored_bytes
 from pgkmeans_sk.codes.tensor_writer import TensorSpec, header_bytes
 from pgkmeans_sk.nn.state import (
+    METADATA,
     CompressedState,
     carried_description,
     carried_state,
@@ -34,7 +35,7 @@ class ModelReport(FileReport):
     path : str
         The class of the model.
     n_bytes : int
-        Size of the file that ``save`` writes, exactly.
+        Size of the file that ``save`` writes, exactly, if it is given no more metadata.
     original_bytes : int
         Size of a safetensors file of the plain tensors.
     tensors, seconds and all others
@@ -127,7 +128,7 @@ def report_on(
     states = compressed_state(model)
     carried = {found.name: carried_description(found) for found in carried_state(model)}
     compressed = {state.name: state.description() for state in states}
-    sizes = file_bytes(compressed, carried)
+    sizes = file_bytes(compressed, carried, METADATA)
     tensors = [_report_of(state, seconds.get(state.name)) for state in states]
     for name, described in carried.items():
         n_bytes = stored_bytes(described.dtype, described.shape)
@@ -153,7 +154,7 @@ def report_on(
         path=type(model).__name__,
         n_bytes=sum(sizes.values()),
         header_bytes=sizes[""],
-        original_bytes=header_bytes(plain, {}) + sum(t.original_bytes for t in tensors),
+        original_bytes=header_bytes(plain, METADATA) + sum(t.original_bytes for t in tensors),
         tensors=tuple(tensors),
         unused_rules=unused_rules,
         seconds=total_seconds,
@@ -164,6 +165,8 @@ def _report_of(state: CompressedState, seconds: float | None) -> TensorReport:
     described = state.description()
     facts = facts_of(state.matrix())
     facts["n_unused_words"] = state.weight.n_unused
+    if state.codebooks_of is not None:  # words count where they are stored
+        facts["n_code_words"] = facts["n_unused_words"] = 0
     n_bytes = stored_bytes(described.dtype, described.shape)
     return TensorReport(
         name=state.name,
@@ -171,8 +174,9 @@ def _report_of(state: CompressedState, seconds: float | None) -> TensorReport:
         shape=described.shape,
         dtype=described.dtype,
         original_bytes=n_bytes * (1 + len(state.aliases)),
-        stored_bytes=sum(matrix_bytes(described.layout).values()),
+        stored_bytes=tensor_bytes(described),
         seconds=seconds,
+        codebooks_of=state.codebooks_of,
         **facts,
     )
 

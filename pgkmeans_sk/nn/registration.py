@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.row_lookup import look_rows_up
-from pgkmeans_sk.nn.selection import FoundTensor, Place
+from pgkmeans_sk.nn.selection import FoundTensor
 
 
 def register_matrix(
@@ -49,19 +49,37 @@ def register_weight(found: FoundTensor, weight: CodebookWeight, codebook: nn.Par
     weight.to(found.tensor.device)
     for place in places:
         place.module._parameters[place.tensor_name] = codebook
-        # Unsafe: shape and dtype were checked before, and the check would decode all of it.
-        parametrize.register_parametrization(place.module, place.tensor_name, weight, unsafe=True)
+        register(place.module, place.tensor_name, weight)
         look_rows_up(place.module)
 
 
-def unregister(places: Iterable[Place], parameter: nn.Parameter) -> None:
-    """Make ``parameter`` the plain tensor of these places, which are parametrized."""
-    for place in places:
-        _own_class(place.module)
-        parametrize.remove_parametrizations(
-            place.module, place.tensor_name, leave_parametrized=False
-        )
-        place.module._parameters[place.tensor_name] = parameter
+def register(module: nn.Module, tensor_name: str, parametrization: nn.Module) -> None:
+    """Parametrize a tensor of a module; its original stays what it is.
+
+    Unlike ``register_parametrization`` this does not compute the tensor to look at it, and
+    remembers the order of the module's parameters.
+    """
+    names = list(module._parameters)
+    parametrize.register_parametrization(module, tensor_name, parametrization, unsafe=True)
+    lists: Any = module.parametrizations
+    if not hasattr(lists[tensor_name], "parameter_names"):
+        lists[tensor_name].parameter_names = names
+
+
+def unregister(module: nn.Module, tensor_name: str, parameter: nn.Parameter) -> None:
+    """Make ``parameter`` the tensor of a module in the place of a parametrized one.
+
+    The module has its class again, and its parameters are in the order in which they were.
+    """
+    lists: Any = module.parametrizations
+    names = getattr(lists[tensor_name], "parameter_names", [])
+    _own_class(module)
+    parametrize.remove_parametrizations(module, tensor_name, leave_parametrized=False)
+    module._parameters[tensor_name] = parameter
+    if tensor_name in names:
+        for name in names[names.index(tensor_name) + 1 :]:
+            if name in module._parameters:
+                module._parameters[name] = module._parameters.pop(name)
 
 
 def _own_class(module: nn.Module) -> None:

@@ -95,8 +95,13 @@ class FoundTensor:
 
     def unique_places(self) -> tuple[Place, ...]:
         """One place for each module that has the tensor, whatever the number of its names."""
-        found = {(id(place.module), place.tensor_name): place for place in reversed(self.places)}
-        return tuple(reversed(found.values()))
+        return unique_places(self.places)
+
+
+def unique_places(places: tuple[Place, ...]) -> tuple[Place, ...]:
+    """The first place for each module and tensor among places with several names of modules."""
+    found = {(id(place.module), place.tensor_name): place for place in reversed(places)}
+    return tuple(reversed(found.values()))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
 from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.matrix_layout import layout_of
+from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
-from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, Place, find_tensors
+from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, Place, find_tensors, unique_places
+
+TIES = "pgkmeans_sk.ties"
+"""A key of a file's metadata: what names of one tensor mean, if not only that they are equal."""
+
+METADATA = {"format": "pt", TIES: "parameters"}
+"""Of the files that ``save`` writes. Other libraries ask for the first."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -18,12 +26,13 @@ class CompressedState:
     """A compressed weight of a model.
 
     Weights that share a codebook are one ``FoundTensor`` by their parameter, and are told apart
-    here: each has its own codes.
+    here: each has its own codes. The first of them stores the codebook.
     """
 
     places: tuple[Place, ...]
     weight: CodebookWeight
     codebook: nn.Parameter
+    codebooks_of: str | None = None
 
     @property
     def name(self) -> str:
@@ -35,40 +44,72 @@ class CompressedState:
         """All other names."""
         return tuple(place.name for place in self.places[1:])
 
+    def unique_places(self) -> tuple[Place, ...]:
+        """One place for each module that has it, whatever the number of its names."""
+        return unique_places(self.places)
+
     def matrix(self) -> CompressedMatrix:
         """Its codes and codebook as arrays."""
         return self.weight.to_matrix(self.codebook)
+
+    def layout(self) -> MatrixLayout:
+        """Sizes and dtypes of these arrays, without packing codes."""
+        has_scales = self.weight.scale_codes is not None
+        empty = CompressedMatrix(
+            decoder=self.weight.decoder(self.codebook),
+            packed=np.empty(0, np.uint8),
+            scale_codes=np.empty(0, np.uint8) if has_scales else None,
+            n_rows=len(self.weight.codes),
+            relative_error=0.0,
+            entropy=0.0,
+        )
+        return layout_of(empty)
 
     def description(self) -> CompressedDescription:
         """What a file says of it."""
         return CompressedDescription(
             shape=self.weight.shape,
             dtype=DTYPE_NAMES[self.codebook.dtype],
-            layout=layout_of(self.matrix()),
+            layout=self.layout(),
             axis=self.weight.axis,
             aliases=self.aliases,
+            codebooks_of=self.codebooks_of,
         )
 
 
 def compressed_state(model: nn.Module) -> list[CompressedState]:
     """All compressed weights, in the order of the model."""
-    states = []
+    states: list[CompressedState] = []
     for found in find_tensors(model):
         by_weight: dict[int, list[Place]] = {}
         for place in found.places:
             if place.codebook_weight is not None:
                 by_weight.setdefault(id(place.codebook_weight), []).append(place)
+        first = None
         for places in by_weight.values():
             weight, codebook = places[0].codebook_weight, found.tensor
             assert weight is not None
             assert isinstance(codebook, nn.Parameter)
-            states.append(CompressedState(places=tuple(places), weight=weight, codebook=codebook))
+            state = CompressedState(
+                places=tuple(places), weight=weight, codebook=codebook, codebooks_of=first
+            )
+            states.append(state)
+            first = first or state.name
     return states
 
 
 def carried_state(model: nn.Module) -> list[FoundTensor]:
-    """All other parameters and persistent buffers, in the order of the model."""
-    return [found for found in find_tensors(model) if found.places[0].codebook_weight is None]
+    """All other parameters and persistent buffers.
+
+    Those of parametrizations that are not of this package have the names that they have in the
+    model's ``state_dict``, and come last.
+    """
+    places: dict[int, list[Place]] = {}
+    tensors: dict[int, Tensor] = {}
+    for place, tensor in _carried_places(model):
+        places.setdefault(id(tensor), []).append(place)
+        tensors[id(tensor)] = tensor
+    return [FoundTensor(places=tuple(p), tensor=tensors[key]) for key, p in places.items()]
 
 
 def carried_description(found: FoundTensor) -> CarriedDescription:
@@ -88,3 +129,46 @@ def carried_description(found: FoundTensor) -> CarriedDescription:
     return CarriedDescription(
         shape=tuple(found.tensor.shape), dtype=DTYPE_NAMES[dtype], aliases=found.aliases
     )
+
+
+def unknown_state(model: nn.Module) -> list[str]:
+    """Keys of a model's ``state_dict`` that are neither compressed nor carried."""
+    known = {name for found in carried_state(model) for name in found.names}
+    ours = tuple(
+        f"{place.name.removesuffix(place.tensor_name)}parametrizations.{place.tensor_name}."
+        for found in find_tensors(model)
+        for place in found.places
+        if place.parametrizations is not None and not is_foreign(place)
+    )
+    keys = model.state_dict(keep_vars=True)
+    return [key for key in keys if key not in known and not key.startswith(ours)]
+
+
+def is_foreign(place: Place) -> bool:
+    """Whether a tensor is parametrized by something that is not of this package."""
+    parametrizations = place.parametrizations
+    if parametrizations is None or place.codebook_weight is not None:
+        return False
+    return not all(getattr(part, "is_noise", False) for part in parametrizations.children())
+
+
+def _carried_places(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
+    for found in find_tensors(model):
+        for place in found.places:
+            if place.codebook_weight is None and not is_foreign(place):
+                yield place, found.tensor
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        lists = module._modules.get("parametrizations")
+        if lists is None or "parametrizations" in prefix.split("."):
+            continue
+        dot = f"{prefix}." if prefix else ""
+        for name, parametrizations in lists._modules.items():
+            if parametrizations is not None and is_foreign(Place(module, name, dot + name)):
+                yield from _tensors_in(parametrizations, f"{dot}parametrizations.{name}")
+
+
+def _tensors_in(module: nn.Module, prefix: str) -> Iterator[tuple[Place, Tensor]]:
+    for inner, part in module.named_modules(prefix=prefix, remove_duplicate=False):
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None and name not in part._non_persistent_buffers_set:
+                yield Place(part, name, f"{inner}.{name}"), tensor

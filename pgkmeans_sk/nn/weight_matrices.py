@@ -15,8 +15,10 @@ from torch import nn
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.tensor_file import naming
+from pgkmeans_sk.feedback import compress_with_feedback
 from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.layers import matrix_of
+from pgkmeans_sk.nn.moments import RowCounts, SecondMoment
 from pgkmeans_sk.nn.selection import FoundTensor, Target
 from pgkmeans_sk.product_quantizer import ProductQuantizer
 from pgkmeans_sk.quantization.blocks import whole_blocks
@@ -39,8 +41,13 @@ def compressed_alone(
     with naming(f"weight {target.found.name!r}"), warnings.catch_warnings():
         # Fewer distinct blocks than code words: the report counts the words that are not used.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        known = {} if calibration is None else _weighting(target, rows.shape[1], calibration)
-        matrix = quantizer.compress(rows, **known)
+        moment = _second_moment(target, calibration)
+        if moment is not None and calibration is not None:
+            weights = calibration.row_weights(target.found.name)
+            matrix = compress_with_feedback(rows, moment, quantizer, row_weights=weights)
+        else:
+            known = {} if calibration is None else _weighting(target, rows.shape[1], calibration)
+            matrix = quantizer.compress(rows, **known)
     return _with_zero_padding(matrix, target.found)
 
 
@@ -83,21 +90,31 @@ def rows_of(found: FoundTensor, axis: int) -> NDArray[np.floating]:
     return np.ascontiguousarray(matrix.numpy())
 
 
+def _second_moment(target: Target, calibration: Calibration | None) -> NDArray[np.float64] | None:
+    """The second moment of the inputs, if error feedback is asked for and possible."""
+    if calibration is None or not target.settings.feedback:
+        return None
+    record = calibration.get(target.found.name)
+    return record.full if isinstance(record, SecondMoment) else None
+
+
 def _weighting(target: Target, n_features: int, calibration: Calibration) -> dict[str, Any]:
     """What ``ProductQuantizer.compress`` is told of the errors that count."""
     settings, name = target.settings, target.found.name
     record = calibration.get(name)
     if settings.importance is None or record is None:
         return {}
+    known: dict[str, Any] = {}
     weights = calibration.row_weights(name)
     if weights is not None:
-        return {"sample_weight": weights}
-    if settings.importance == "block":
-        if settings.rotation is not None:  # which mixes what the metric would be about
-            return {}
-        block_size = min(settings.block_size, n_features)
-        return {"importance": calibration.block_metric(name, block_size)}
-    return {"importance": calibration.column_importance(name)}
+        known["sample_weight"] = weights
+    if isinstance(record, SecondMoment) and settings.importance == "block":
+        if settings.rotation is None:  # which mixes what the metric would be about
+            block_size = min(settings.block_size, n_features)
+            known["importance"] = calibration.block_metric(name, block_size)
+    elif not isinstance(record, RowCounts):
+        known["importance"] = calibration.column_importance(name)
+    return known
 
 
 def _with_zero_padding(matrix: CompressedMatrix, found: FoundTensor) -> CompressedMatrix:

@@ -133,6 +133,39 @@ def model():
     return compressed, carried, {"format": "pt", "author's note": 'a "quoted" one'}
 
 
+def group():
+    """Arguments of ``save_tensors``: three tensors with the codebooks of one of them."""
+    words = fractions((2, 1, 7, 3), step=5)
+
+    def member(n_features, n_rows, **scales):
+        dtype = np.dtype(np.float32)
+        decoder = Decoder(codebooks=words, n_features=n_features, dtype=dtype, **scales)
+        return matrix(decoder, n_rows)
+
+    compressed = {
+        # It stands before the one that stores them.
+        "0.weight": StoredTensor(
+            shape=(7, 9), dtype="F16", matrix=member(9, 7), codebooks_of="1.weight"
+        ),
+        "1.weight": StoredTensor(shape=(10, 6), dtype="F32", matrix=member(6, 10)),
+        "2.weight": StoredTensor(
+            shape=(2, 4, 5),
+            dtype="F32",
+            matrix=member(10, 4, column_scales=fractions(10, step=3)),
+            axis=1,
+            aliases=("tied",),
+            codebooks_of="1.weight",
+        ),
+        "3.weight": StoredTensor(shape=(13, 10), dtype="F32", matrix=shared()),
+    }
+    bias = np.array([0.5, -1.25], dtype=np.float32)
+    carried = {"1.bias": CarriedTensor(shape=(2,), dtype="F32", source=bias.tobytes())}
+    return compressed, carried, {"format": "pt"}
+
+
+MODELS = {"model": model, "group": group}
+
+
 def write(folder):
     """All files and what they decode to."""
     expected = {}
@@ -144,6 +177,11 @@ def write(folder):
         for name in (*file.compressed, "norm.bias"):
             expected[f"model {name}"] = file.array(name)
     np.savez_compressed(folder / "expected.npz", **expected)
+    # Version 2 of the format, in which tensors may share codebooks.
+    save_tensors(folder / "group.safetensors", *group())
+    with open_tensors(folder / "group.safetensors") as file:
+        decoded = {f"group {name}": file.array(name) for name in file.compressed}
+    np.savez_compressed(folder / "expected_2.npz", **decoded)
 
 
 if __name__ == "__main__":
