@@ -42,8 +42,9 @@ class PGKMeansCallback(TrainerCallback):
         If arguments are none that are accepted. When training begins: if the model is another; if
         training is too short for the stages that are left, or none is left; in several processes;
         with ``load_best_model_at_end`` or ``resume_from_checkpoint``, since a model that the
-        trainer saved in one stage does not fit into a model in another. To go on with a training that was killed, give ``IterativePQ`` a
-        ``checkpoint``, and train for as long as the stages that are left take.
+        trainer saved in one stage does not fit into a model in another. To go on with a training
+        that was killed, give ``IterativePQ`` a ``checkpoint``, and train for as long as the stages
+        that are left take.
 
     Notes
     -----
