@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -22,7 +21,6 @@ from torch.nn import (  # noqa: E402 - only if torch is there
 from torch.nn.functional import cross_entropy  # noqa: E402
 
 from pgkmeans_sk import nn  # noqa: E402
-from pgkmeans_sk.nn.calibration import Calibration  # noqa: E402
 from pgkmeans_sk.nn.state import compressed_state  # noqa: E402
 from pgkmeans_sk.spec import Spec  # noqa: E402
 
@@ -219,39 +217,33 @@ def test_codebooks_and_others_can_have_options_of_their_own():
     assert {id(p) for p in only["params"]} == ids
 
 
-class CountsRows(Calibration):
-    """Knows that all rows of the embedding count differently."""
-
-    def __init__(self, weights):
-        self.weights = weights
-
-    def get(self, name, default=None):
-        return self.weights if name == "embed.weight" else default
-
-    def row_weights(self, name):
-        return self.weights
-
-
 def test_a_calibration_can_be_made_anew_for_each_group():
-    weights = np.where(np.arange(40) < 4, 1000.0, 1e-3)
     seen = []
 
     def calibrated(model):
         seen.append((model, compressed_names(model)))
-        return CountsRows(weights)
+        return nn.calibrate(model, [TOKENS])
 
-    model, same, plain = tiny(), tiny(), tiny()
+    model, other, fixed, plain = tiny(), tiny(), tiny(), tiny()
     iterative = nn.IterativePQ(model, SPEC, importance=calibrated)
     assert seen == []
-    groups = [set(stage.tensors) for stage in iterative]
-    expected = [set().union(*groups[:i]) for i in range(len(groups))]
-    assert [names for _, names in seen] == expected
+    groups = [stage.tensors for stage in iterative]
+    done = [{name for names in groups[:i] for name in names} for i in range(len(groups))]
+    assert [names for _, names in seen] == done
     assert all(each is model for each, _ in seen)
 
-    nn.compress_model(same, SPEC, importance=CountsRows(weights))
-    assert_same_state(model, same)
+    for names in groups:
+        nn.compress_model(
+            other, Spec.of(SPEC).only(names), importance=nn.calibrate(other, [TOKENS])
+        )
+    assert_same_state(model, other)
+    known = nn.calibrate(fixed, [TOKENS])
+    nn.IterativePQ(fixed, SPEC, importance=known).run(lambda model, stage: None)
     nn.compress_model(plain, SPEC)
-    assert not torch.equal(plain.embed.weight, model.embed.weight)
+    for name in ("embed", "head"):  # counted by tokens, and by inputs that have changed since
+        weights = [getattr(each, name).weight for each in (model, fixed, plain)]
+        assert not torch.equal(weights[0], weights[2])
+        assert torch.equal(weights[0], weights[1]) == (name == "embed")
 
 
 def test_what_is_compressed_already_counts_as_done():
@@ -265,6 +257,35 @@ def test_what_is_compressed_already_counts_as_done():
     assert [stage.number for stage in iterative] == [2, 3]
     assert list(iterative) == []
     assert list(nn.IterativePQ(model, SPEC)) == []
+
+
+def test_noise_stays_until_the_turn_of_its_group():
+    model = nn.quant_noise(tiny(), p=0.2, block_size=4)
+    all_names = set(nn.noise_rates(model))
+    plain = tiny()
+    done = set()
+    for stage in nn.IterativePQ(model, SPEC):
+        done |= set(stage.tensors)
+        assert set(nn.noise_rates(model)) == all_names - done
+        if "embed.weight" not in done:
+            assert not torch.equal(model.embed.weight, plain.embed.weight)
+            model.eval()
+            assert torch.equal(model.embed.weight, plain.embed.weight)
+            model.train()
+    assert done == all_names
+    nn.compress_model(plain, SPEC)
+    for name, value in nn.bake(model).state_dict().items():
+        assert torch.equal(value, nn.bake(plain).state_dict()[name])
+
+
+def test_feedback_is_that_of_compress_model():
+    model, whole = tiny(), tiny()
+    for each in (model, whole):
+        each.eval()
+    known = nn.calibrate(whole, [TOKENS])
+    nn.IterativePQ(model, SPEC, importance=known, feedback=True).run(lambda model, stage: None)
+    nn.compress_model(whole, SPEC, importance=known, feedback=True)
+    assert_same_state(model, whole)
 
 
 def test_reports_say_what_is_to_come_and_name_rules_that_fit_nothing():

@@ -1,6 +1,7 @@
 """IterativePQ within transformers' Trainer."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -250,6 +251,15 @@ def test_another_model_is_refused(tmp_path):
     trainer, _ = trainer_of(bert(), callback, tmp_path)
     with pytest.raises(ValueError, match="a trainer for another BertForSequenceClassification"):
         trainer.train()
+
+
+def test_several_processes_are_refused():
+    callback = PGKMeansCallback(nn.IterativePQ(bert(), SPEC), epochs_per_stage=1)
+    state = transformers.TrainerState(num_train_epochs=4)
+    for given in ({"world_size": 2, "deepspeed": None}, {"world_size": 1, "deepspeed": "a.json"}):
+        args = SimpleNamespace(load_best_model_at_end=False, **given)
+        with pytest.raises(ValueError, match="several processes or with DeepSpeed"):
+            callback.on_train_begin(args, state, None, model=callback.iterative.model)
 
 
 def test_a_training_of_the_trainer_is_not_resumed(tmp_path):

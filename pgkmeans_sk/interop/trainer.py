@@ -39,15 +39,17 @@ class PGKMeansCallback(TrainerCallback):
     Raises
     ------
     ValueError, TypeError
-        If arguments are none that are accepted. When training begins, if the model is another, if
-        training is too short for all stages, or with ``load_best_model_at_end`` or
-        ``resume_from_checkpoint``: a model that the trainer saved in one stage does not fit into a
-        model in another. To go on with a training that was killed, give ``IterativePQ`` a
-        ``checkpoint``, and train for as long as the stages that are left take.
+        If arguments are none that are accepted. When training begins: if the model is another; if
+        training is too short for the stages that are left, or none is left; in several processes;
+        with ``load_best_model_at_end`` or ``resume_from_checkpoint``, since a model that the
+        trainer saved in one stage does not fit into a model in another. To go on with a training
+        that was killed, give ``IterativePQ`` a ``checkpoint``, and train for as long as the stages
+        that are left take.
 
     Notes
     -----
-    Not for FSDP and DeepSpeed, which train copies of the parameters.
+    For one process: DistributedDataParallel, FSDP and DeepSpeed, in which the trainer wraps the
+    model before training begins, remember the shapes of parameters, and are refused.
 
     Examples
     --------
@@ -157,6 +159,11 @@ class PGKMeansCallback(TrainerCallback):
             raise ValueError(
                 f"Got a trainer for another {type(model).__name__}, but expected the model that "
                 "IterativePQ was given."
+            )
+        if args.world_size > 1 or args.deepspeed:
+            raise ValueError(
+                "Got a training in several processes or with DeepSpeed, but expected one process: "
+                "the model was wrapped for parameters that will have other shapes."
             )
         if args.load_best_model_at_end:
             raise ValueError(

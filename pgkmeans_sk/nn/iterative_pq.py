@@ -103,8 +103,8 @@ class IterativePQ:
     Iterating again goes on with the group after the last one that was compressed; with
     ``checkpoint``, with the one after the last whose training was finished.
 
-    *Several processes* (DistributedDataParallel) compress alike if their models are alike, and may
-    write the same file.
+    *Several processes* compress alike if their models are alike, and may write the same file.
+    DistributedDataParallel remembers the shapes of parameters: wrap the model anew in each stage.
 
     References
     ----------

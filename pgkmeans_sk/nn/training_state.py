@@ -26,10 +26,10 @@ from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.registration import register_weight
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, find_tensors
 from pgkmeans_sk.nn.state import CompressedState, compressed_state
+from pgkmeans_sk.nn.tensor_bytes import bytes_of, tensor_of_bytes
 
 FORMAT = "pgkmeans_sk training state"
 VERSION = 1
-DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 def check_state(model: nn.Module) -> None:
@@ -62,7 +62,7 @@ def write_state(model: nn.Module, path: str | PathLike[str], facts: Mapping[str,
         "compressed": _described(compressed_state(model)),
     }
     entries = [
-        TensorEntry(name, DTYPE_NAMES[t.dtype], tuple(t.shape), partial(_bytes, t))
+        TensorEntry(name, DTYPE_NAMES[t.dtype], tuple(t.shape), partial(bytes_of, t))
         for name, t in tensors.items()
     ]
     write_tensors(path, entries, {FORMAT: json.dumps(content, sort_keys=True)})
@@ -225,16 +225,5 @@ def _content(file: TensorFile) -> dict[str, Any]:
     return content
 
 
-def _bytes(tensor: Tensor) -> Any:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy() if flat.numel() else b""
-
-
 def _tensor(file: TensorFile, name: str) -> Tensor:
-    dtype, shape = file.dtype(name), file.shape(name)
-    if dtype not in DTYPES:
-        raise ValueError(f"got {name!r} of dtype {dtype}, but expected one that torch has")
-    raw = bytearray(file.raw(name))
-    if not raw:
-        return torch.empty(shape, dtype=DTYPES[dtype])
-    return torch.frombuffer(raw, dtype=DTYPES[dtype]).reshape(shape)
+    return tensor_of_bytes(file.raw(name), file.dtype(name), file.shape(name)).clone()
