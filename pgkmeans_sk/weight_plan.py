@@ -16,7 +16,7 @@ from pgkmeans_sk.codes.description import (
     CarriedDescription,
     CompressedDescription,
 )
-from pgkmeans_sk.codes.description_text import FORMAT
+from pgkmeans_sk.codes.description_text import claims_codes
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout
 from pgkmeans_sk.codes.size import file_bytes, matrix_bytes
 from pgkmeans_sk.codes.tensor_dtypes import ITEM_BITS, to_array
@@ -175,7 +175,7 @@ def plan_tensors(file: TensorFile, spec: Spec) -> FilePlan:
 
 def is_compressed(file: TensorFile) -> bool:
     """Whether it claims to be a file of codes."""
-    return file.metadata.get("format") == FORMAT
+    return claims_codes(file.metadata)
 
 
 def check_not_compressed(file: TensorFile) -> None:

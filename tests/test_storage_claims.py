@@ -3,10 +3,18 @@
 import json
 import tracemalloc
 
+import numpy as np
 import pytest
 
-from pgkmeans_sk.codes.storage import CarriedTensor, load_matrix, open_tensors, save_tensors
+from pgkmeans_sk.codes.storage import (
+    CarriedTensor,
+    collect_tensors,
+    load_matrix,
+    open_tensors,
+    save_tensors,
+)
 from pgkmeans_sk.codes.tensor_writer import TensorEntry, write_tensors
+from pgkmeans_sk.weight_files import describe_file
 from tests.golden.make import FOLDER, group, model
 from tests.mutations import Parts, reseal
 from tests.tensor_files import refused
@@ -46,6 +54,23 @@ def test_other_formats_and_versions(path):
         path.write_bytes(parts.joined())
         with refused(f"got no '{key}' in the metadata, but expected it"):
             load_matrix(path)
+
+
+def test_files_that_another_library_wrote(path):
+    """Such a library has a format of its own."""
+    compressed, carried, metadata = group()
+    entries, texts = collect_tensors(compressed, carried, metadata)
+    write_tensors(path, entries, {**texts, "format": "pt"})
+    with open_tensors(path) as file, open_tensors(FOLDER / "group.safetensors") as golden:
+        assert file.compressed == golden.compressed
+        assert file.carried == golden.carried
+        assert file.metadata == golden.metadata
+        for name in file.compressed:
+            np.testing.assert_array_equal(file.array(name), golden.array(name))
+    assert describe_file(path).is_compressed
+    write_tensors(path, entries, {**texts, "format": "pt", "content_format": "other"})
+    with refused("format 'pt', but expected 'pgkmeans_sk'"):
+        open_tensors(path)
 
 
 def test_metadata_of_other_tools_does_no_harm(path):

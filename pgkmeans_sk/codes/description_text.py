@@ -27,6 +27,10 @@ from pgkmeans_sk.codes.strict_json import parse
 from pgkmeans_sk.codes.tensor_file import TensorFile, naming
 
 FORMAT = "pgkmeans_sk"
+
+CONTENT_FORMAT = "content_format"
+"""Where the metadata says it, too, if another library has put its own name into "format"."""
+
 VERSION = "1"
 """Of files without shared codebooks: the first readers there were can still read them."""
 
@@ -163,7 +167,7 @@ def read_description(file: TensorFile) -> FileDescription:
 
 def _description_text(metadata: Mapping[str, str]) -> Any:
     """The parsed description, once format, version and checksum are right."""
-    if metadata.get("format") != FORMAT:
+    if not claims_codes(metadata):
         raise ValueError(
             f"got a safetensors file with the format {metadata.get('format')!r}, but expected "
             f"{FORMAT!r}: it was not written by this library, or holds no codes"
@@ -181,6 +185,11 @@ def _description_text(metadata: Mapping[str, str]) -> Any:
                 "the file is damaged"
             )
         return parse(text)
+
+
+def claims_codes(metadata: Mapping[str, str]) -> bool:
+    """Whether a safetensors file claims to be one of codes."""
+    return FORMAT in (metadata.get("format"), metadata.get(CONTENT_FORMAT))
 
 
 def _check_version(version: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
+from typing import Protocol
 from zlib import crc32
 
 from pgkmeans_sk.codes.description import (
@@ -13,14 +14,14 @@ from pgkmeans_sk.codes.description import (
     FileDescription,
     stored_name,
 )
-from pgkmeans_sk.codes.description_text import to_metadata
+from pgkmeans_sk.codes.description_text import CONTENT_FORMAT, FORMAT, to_metadata
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of, parts_of
 from pgkmeans_sk.codes.matrix_values import check_values
 from pgkmeans_sk.codes.stored_file import StoredFile
 from pgkmeans_sk.codes.tensor_dtypes import to_bytes
 from pgkmeans_sk.codes.tensor_file import naming
-from pgkmeans_sk.codes.tensor_writer import Source, TensorWriter, open_writer
+from pgkmeans_sk.codes.tensor_writer import Buffer, Source, TensorEntry, open_writer
 
 MATRIX = "matrix"
 """The name of a matrix that has a file of its own."""
@@ -193,17 +194,83 @@ def save_tensors(
         description = _described(compressed, carried, metadata or {})
         specs, header = description.specs(), to_metadata(description)
     with open_writer(path, specs, header) as writer:
-        shared = _SharedCodebooks(description.compressed)
-        done = {
-            name: _write_matrix(writer, name, description.compressed[name], tensor, shared)
-            for name, tensor in compressed.items()
-        }
-        kept = {
-            name: replace(description.carried[name], checksum=_write(writer, name, tensor.source))
-            for name, tensor in carried.items()
-        }
+        written = _write_all(writer, description, compressed, carried)
         with naming(path):
-            writer.metadata = to_metadata(replace(description, compressed=done, carried=kept))
+            writer.metadata = to_metadata(written)
+
+
+def collect_tensors(
+    compressed: Mapping[str, StoredTensor],
+    carried: Mapping[str, CarriedTensor] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[list[TensorEntry], dict[str, str]]:
+    """What ``save_tensors`` writes, for another library that writes safetensors files.
+
+    Such a library may put its own "format" into the metadata; that it holds codes is said under
+    another key as well.
+
+    Parameters
+    ----------
+    compressed, carried, metadata
+        As of ``save_tensors``.
+
+    Returns
+    -------
+    entries : list of TensorEntry
+        The tensors of the file, all in memory.
+    metadata : dict of str to str
+        The metadata of the file.
+
+    Raises
+    ------
+    ValueError
+        As ``save_tensors``.
+    """
+    carried = carried or {}
+    description = _described(compressed, carried, metadata or {})
+    collector = _Collector()
+    written = _write_all(collector, description, compressed, carried)
+    entries = [TensorEntry(*spec, collector.written[spec.name]) for spec in description.specs()]
+    return entries, {**to_metadata(written), CONTENT_FORMAT: FORMAT}
+
+
+class _Receiver(Protocol):
+    """Takes the bytes of one tensor after the other."""
+
+    path: str | PathLike[str]
+
+    def write(self, name: str, data: Buffer) -> None: ...
+
+
+class _Collector:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.path: str | PathLike[str] = "the file"
+        self.written: dict[str, Buffer] = {}
+
+    def write(self, name: str, data: Buffer) -> None:
+        """Keep the bytes of one tensor."""
+        self.written[name] = data
+
+
+def _write_all(
+    receiver: _Receiver,
+    description: FileDescription,
+    compressed: Mapping[str, StoredTensor],
+    carried: Mapping[str, CarriedTensor],
+) -> FileDescription:
+    """Write all tensors; returns the description with what is known only now."""
+    shared = _SharedCodebooks(description.compressed)
+    done = {
+        name: _write_matrix(receiver, name, description.compressed[name], tensor, shared)
+        for name, tensor in compressed.items()
+    }
+    kept = {
+        name: replace(description.carried[name], checksum=_write(receiver, name, tensor.source))
+        for name, tensor in carried.items()
+    }
+    return replace(description, compressed=done, carried=kept)
 
 
 def _described(
@@ -242,7 +309,7 @@ class _SharedCodebooks:
 
 
 def _write_matrix(
-    writer: TensorWriter,
+    writer: _Receiver,
     name: str,
     described: CompressedDescription,
     tensor: StoredTensor,
@@ -270,7 +337,7 @@ def _write_matrix(
     )
 
 
-def _write(writer: TensorWriter, stored: str, source: Source) -> int:
+def _write(writer: _Receiver, stored: str, source: Source) -> int:
     """Write one stored tensor; returns its CRC-32."""
     data = source() if callable(source) else source
     writer.write(stored, data)
