@@ -278,7 +278,7 @@ def _checked_moment(second_moment: Any, n_features: int) -> NDArray[np.float64]:
         np.linalg.cholesky(moment + TOLERANCE * largest * n_features * np.eye(n_features))
     except np.linalg.LinAlgError:
         raise ValueError(
-            "Got second_moment with negative eigenvalues, but expected a positive semi-definite one."
+            "Got second_moment with negative eigenvalues, but expected E[x x^T] of inputs x."
         ) from None
     return moment
 
