@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pgkmeans_sk import nn as pgk_nn
+
 
 class Case(NamedTuple):
     """A layer, what it is called with, and its weight."""
@@ -80,7 +82,36 @@ def state_bytes(model):
         name: (
             str(t.dtype),
             tuple(t.shape),
-            t.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes(),
+            t.detach()
+            .cpu()
+            .resolve_conj()
+            .reshape(-1)
+            .contiguous()
+            .view(torch.uint8)
+            .numpy()
+            .tobytes(),
         )
         for name, t in model.state_dict().items()
     }
+
+
+def everything(model):
+    """All of a model that must not change: values, objects, classes, flags."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return (
+        state_bytes(model) if not any(t.is_meta for _, t in tensors) else None,
+        [(name, id(t), t.requires_grad, t.device, id(t.grad)) for name, t in tensors],
+        [(name, id(m), type(m), m.training, set(m.__dict__)) for name, m in model.named_modules()],
+    )
+
+
+def spec(*rules, **settings):
+    """Small blocks and few code words."""
+    return {"defaults": {"block_size": 4, "n_codes": 8, **settings}, "rules": rules}
+
+
+def same_bytes(model, path):
+    """Whether a model is saved as the file that it was loaded from."""
+    again = path.with_name("again")
+    pgk_nn.save(model, again)
+    return again.read_bytes() == path.read_bytes()

@@ -16,7 +16,6 @@ from pgkmeans_sk.codes.matrix_layout import parts_of
 from pgkmeans_sk.codes.stored_file import StoredFile
 from pgkmeans_sk.codes.tensor_dtypes import to_bytes
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
-from pgkmeans_sk.nn.quant_noise import remove_quant_noise
 from pgkmeans_sk.nn.registration import register, unregister
 from pgkmeans_sk.nn.row_lookup import look_rows_up
 from pgkmeans_sk.nn.selection import Place
@@ -82,8 +81,9 @@ class Preparation:
     def _steps_of(self, match: Match) -> Iterator[Step]:
         described = {name: _described(self.file, name) for name in match.stored}
         found = [problem for slot in match.slots if (problem := slot.problem()) is not None]
-        for name, tensor in described.items():
-            found += _misfits(name, tensor, match.slots)
+        if not found:
+            for name, tensor in described.items():
+                found += _misfits(name, tensor, match.slots)
         self.problems += found
         contents = {name: self._content(name) for name in match.stored}  # whatever else is wrong
         if found or None in contents.values():
@@ -277,11 +277,9 @@ class Application:
 def _put(slot: Slot, tensor: Tensor, *, removes_noise: bool = False) -> None:
     """Make ``tensor`` that of a slot, in all its places, which are compressed no more."""
     for place in slot.unique_places():
-        if slot.weight is not None:
+        if place.parametrizations is not None and (slot.weight is not None or removes_noise):
             assert isinstance(tensor, nn.Parameter)
             unregister(place.module, place.tensor_name, tensor)
-        elif removes_noise and place.parametrizations is not None:
-            remove_quant_noise(place.module)
         holder, name = _holder(place)
         setattr(holder, name, tensor)
 
