@@ -15,7 +15,6 @@ from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.codebook_weight import GRADIENTS, CodebookWeight
 from pgkmeans_sk.nn.model_report import ModelReport, report_on
 from pgkmeans_sk.nn.presets import resolved_spec
-from pgkmeans_sk.nn.quant_noise import remove_quant_noise
 from pgkmeans_sk.nn.registration import register_matrix
 from pgkmeans_sk.nn.selection import Target, find_targets, names_with_types
 from pgkmeans_sk.nn.weight_matrices import compressed_alone, compressed_together
@@ -112,11 +111,6 @@ def compress_model(
     matrices = work.run()
 
     seconds = work.seconds
-    for target in targets:
-        if target.found.name in matrices:
-            for place in target.found.unique_places():
-                if place.parametrizations is not None:
-                    remove_quant_noise(place.module)
     _register(targets, matrices, gradient)
     names = names_with_types(model)
     return report_on(

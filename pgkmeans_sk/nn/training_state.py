@@ -23,7 +23,6 @@ from pgkmeans_sk.codes.tensor_file import TensorFile, naming
 from pgkmeans_sk.codes.tensor_writer import TensorEntry, write_tensors
 from pgkmeans_sk.nn.bake import bake
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
-from pgkmeans_sk.nn.quant_noise import remove_quant_noise
 from pgkmeans_sk.nn.registration import register_weight
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, find_tensors
 from pgkmeans_sk.nn.state import CompressedState, compressed_state
@@ -169,9 +168,6 @@ def _register(
         target = found[entry["names"][0]]
         prefix = _prefix(target)
         values = tensors[f"{prefix}.original"]
-        for place in target.unique_places():
-            if place.parametrizations is not None:
-                remove_quant_noise(place.module)
         weight = _weight(entry, values, {n: tensors[f"{prefix}.0.{n}"] for n in entry["buffers"]})
         key = entry["codebook"]
         if key not in parameters:
