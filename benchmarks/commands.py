@@ -216,6 +216,8 @@ def _add_finetune(parser: Parser) -> None:
     _add_choice(parser, "--sizes", finetune.SIZES, plan.sizes)
     parser.add_argument("--noise", type=_reals, default=list(plan.noise), help="rates, 0: none")
     parser.add_argument("--noise-kind", default=plan.noise_kind)
+    parser.add_argument("--noise-sizes", choices=finetune.SIZES, default=plan.noise_sizes,
+                        help="blocks and code words of the noise")  # fmt: skip
     parser.add_argument("--seeds", type=_numbers, default=list(plan.seeds))
     parser.add_argument("--stage-epochs", type=float, default=plan.stage_epochs)
     parser.add_argument("--stage-rate", type=float, default=plan.stage_rate,

@@ -36,7 +36,6 @@ BASELINE = "iPQ baseline"
 ARMS = (BASELINE, "PG")
 SIZES = ("blocks of 4", "paper", "3072 codes")
 EPOCHS = {"SST-2": 2.0, "RTE": 4.0}  # of the uncompressed model
-NOISE_BLOCK = 8
 QUICK_EXAMPLES = 64
 MODELS = Path(__file__).parent / "cache" / "finetuned"  # git-ignored
 
@@ -50,6 +49,7 @@ class Plan:
     sizes: Sequence[str] = ("blocks of 4",)
     noise: Sequence[float] = (0.0, 0.1, 0.2)
     noise_kind: str = "pq"
+    noise_sizes: str = "paper"  # blocks and code words of the noise
     seeds: Sequence[int] = (0, 1, 2)
     stage_epochs: float = 1.0
     stage_rate: float = 5e-5  # learning rate between groups
@@ -61,7 +61,8 @@ class Plan:
 
 def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
     """Run a plan, or what is left of it; return a JSON-ready dictionary."""
-    study = Study(plan, console, units or Units("finetune-quick" if plan.quick else "finetune"))
+    units = units or Units("finetune-quick" if plan.quick else "finetune")
+    study = Study(plan, console, units, MODELS)
     tuned, rows = [], []
     for task in plan.tasks:
         for seed in plan.seeds:
@@ -73,9 +74,11 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
                 ]
     return {
         "kind": "finetune",
-        "settings": {"stage_epochs": plan.stage_epochs, "stage_rate": plan.stage_rate,
-                     "noise_kind": plan.noise_kind, "distil": plan.distil,
-                     "device": plan.device, "quick": plan.quick},
+        "settings": {
+            key: getattr(plan, key)
+            for key in ("stage_epochs", "stage_rate", "noise_kind", "noise_sizes", "distil",
+                        "device", "quick")
+        },
         "machine": machine(),
         "versions": package_versions(),
         "fine_tuned": tuned,
@@ -87,7 +90,7 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
 class Study:
     """The runs of a grid, each kept as soon as it is done."""
 
-    def __init__(self, plan: Plan, console: Console, units: Units, models: Path = MODELS) -> None:
+    def __init__(self, plan: Plan, console: Console, units: Units, models: Path) -> None:
         self.plan, self.console, self.units, self.models = plan, console, units, models
         self._examples: dict[tuple[str, str], list[Encoded]] = {}
 
@@ -98,6 +101,7 @@ class Study:
         training = self._training(EPOCHS[task])
         told = {"task": task, "seed": seed, "noise": noise, "training": asdict(training),
                 "noise_kind": self.plan.noise_kind if noise else None,
+                "noise_sizes": self.plan.noise_sizes if noise else None,
                 "quick": self.plan.quick}  # fmt: skip
         name = f"{task}, noise {noise}, seed {seed}, fine-tuned"
         path = self.models / f"{_digest(told)}.safetensors"
@@ -197,12 +201,14 @@ class Study:
         from benchmarks import ipq
         from pgkmeans_sk import nn as compressing
 
-        names = [name for group in ipq.GROUPS for name in ipq.names_of(model, group)]
-        rules = [{"match": name, "skip": False} for name in names]
+        sizes = ipq.SIZES[self.plan.noise_sizes]
+        rules = [
+            {"match": name, "skip": False, **asdict(sizes.of(group))}
+            for group in ipq.GROUPS
+            for name in ipq.names_of(model, group)
+        ]
         spec = {"defaults": {"skip": True}, "rules": rules}
-        compressing.quant_noise(
-            model, noise, self.plan.noise_kind, block_size=NOISE_BLOCK, spec=spec, seed=seed
-        )
+        compressing.quant_noise(model, noise, self.plan.noise_kind, spec=spec, seed=seed)
 
     def _train(
         self,

@@ -60,6 +60,8 @@ class Units:
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.part")
-        unfinished.write_text(json.dumps(kept, indent=1) + "\n")
+        text = json.dumps(kept, indent=1)
+        unfinished.write_text(text + "\n")
         unfinished.replace(path)
+        kept = json.loads(text)  # the same whether it ran now or before
         return kept
