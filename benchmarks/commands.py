@@ -194,6 +194,7 @@ def _add_options(parser: Parser) -> None:
 
 def _add_sentences(parser: Parser) -> None:
     _add_choice(parser, "--arms", list(sentences.ARMS))
+    _add_choice(parser, "--specs", list(sentences.SPECS))
     parser.add_argument("--block-sizes", type=_numbers, default=list(sentences.Plan.block_sizes))
     parser.add_argument("--k", dest="n_codes", type=_numbers, default=list(sentences.Plan.n_codes))
     _add_choice(parser, "--subsets", sentences.SUBSETS)

@@ -33,7 +33,7 @@ Result = dict[str, Any]
 
 TASKS = ("SST-2", "RTE")
 BASELINE = "iPQ baseline"
-ARMS = (BASELINE, "PG")
+ARMS = (BASELINE, "PG", "compress_model + feedback")
 SIZES = ("blocks of 4", "paper", "3072 codes")
 EPOCHS = {"SST-2": 2.0, "RTE": 4.0}  # of the uncompressed model
 QUICK_EXAMPLES = 64
@@ -136,9 +136,10 @@ class Study:
 
         def work() -> dict[str, Any]:
             from benchmarks import ipq, weight_arms
+            from pgkmeans_sk.nn import teacher_of
 
             model = self._loaded(task, seed, tuned["file"])
-            teacher = self._loaded(task, seed, tuned["file"]).eval() if plan.distil else None
+            teacher = teacher_of(model) if plan.distil else None
             weight_arms.warm_up(arm)
             return ipq.compressed_and_trained(
                 model,

@@ -2,21 +2,30 @@
 
 Fan et al. 2020, arXiv:2004.07320: feed-forward layers first, then embeddings, then attention. After
 each group is compressed, its code words and all weights that are not compressed yet are trained.
-The loop is the same for all arms, which only differ in how they compress a group.
+Training is the same for all arms, which only differ in how they compress a group.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
 from torch import nn
 
-from benchmarks.weight_arms import Arm, Job, Setting, Small, totals
-from pgkmeans_sk.nn.calibration import Calibration
+from benchmarks.weight_arms import (
+    Arm,
+    Job,
+    Setting,
+    Small,
+    records_of,
+    spec_of,
+    squares_of,
+    totals,
+)
+from pgkmeans_sk.nn import Calibration, IterativePQ
 
 GROUPS = {
     "feed-forward": ("*.intermediate.dense.weight", "*layer.[0-9].output.dense.weight"),
@@ -55,30 +64,38 @@ def names_of(model: nn.Module, group: str) -> list[str]:
     return [name for name in names if any(fnmatch(name, glob) for glob in GROUPS[group])]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A group that is compressed and not trained yet."""
-
-    group: str
-    compressed: Mapping[str, Small]
-    all_compressed: Mapping[str, Small]  # of this group and those before
+Records = dict[str, Small]
+Calibrate = Callable[[nn.Module], Calibration]
 
 
 def stages(
-    model: nn.Module,
-    arm: Arm,
-    sizes: Sizes,
-    seed: int,
-    calibrate: Callable[[nn.Module], Calibration],
-) -> Iterator[Stage]:
-    """Compress a model group by group, in place; whoever iterates trains it in between."""
-    done: dict[str, Small] = {}
-    for group in GROUPS:
-        settings = dict.fromkeys(names_of(model, group), sizes.of(group))
-        calibration = calibrate(model) if arm.wants_calibration else None
-        found = arm.compress(model, Job(settings, seed, calibration))
-        done.update(found)
-        yield Stage(group, found, dict(done))
+    model: nn.Module, arm: Arm, sizes: Sizes, seed: int, calibrate: Calibrate
+) -> Iterator[tuple[str, Records]]:
+    """Compress a model group by group, in place; whoever iterates trains it in between.
+
+    Yields each group with what became of its weights. Arms of ``nn.compress_model`` are run by
+    ``nn.IterativePQ``, the others do the same by hand.
+    """
+    names = {group: names_of(model, group) for group in GROUPS}
+    if arm.settings is None:
+        for group, weights in names.items():
+            calibration = calibrate(model) if arm.wants_calibration else None
+            job = Job(dict.fromkeys(weights, sizes.of(group)), seed, calibration)
+            yield group, dict(arm.compress(model, job))
+        return
+    settings = {name: sizes.of(group) for group, weights in names.items() for name in weights}
+    iterative = IterativePQ(
+        model,
+        spec_of(Job(settings), arm.settings),
+        groups=names,
+        importance=calibrate if arm.wants_calibration else None,
+        random_state=seed,
+    )
+    groups = iter(iterative)
+    for _ in iterative.groups:
+        squares = squares_of(model, settings)  # as training left the weights
+        stage = next(groups)
+        yield stage.name, records_of(stage.report, {name: squares[name] for name in stage.tensors})
 
 
 def compressed_and_trained(
@@ -87,27 +104,27 @@ def compressed_and_trained(
     sizes: Sizes,
     seed: int,
     *,
-    calibrate: Callable[[nn.Module], Calibration],
+    calibrate: Calibrate,
     train: Callable[[nn.Module, int], None],
     judge: Callable[[nn.Module], float],
 ) -> dict[str, Any]:
     """Run all stages; return what each came to, and the sizes and counts of all weights."""
     found: list[dict[str, Any]] = []
-    small: Mapping[str, Small] = {}
+    small: Records = {}
     begin = time.perf_counter()
-    for number, stage in enumerate(stages(model, arm, sizes, seed, calibrate)):
-        small = stage.all_compressed
+    for number, (group, records) in enumerate(stages(model, arm, sizes, seed, calibrate)):
+        small.update(records)
         before = judge(model)
         trained_from = time.perf_counter()
         train(model, number)
         training_seconds = time.perf_counter() - trained_from
         found.append(
             {
-                "group": stage.group,
+                "group": group,
                 "accuracy_before": before,
                 "accuracy": judge(model),
                 "training_seconds": training_seconds,
-                **totals(stage.compressed),
+                **totals(records),
             }
         )
     counts = totals(small)

@@ -9,10 +9,12 @@ training set, for the arms that want to know.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +46,9 @@ ARMS = (
 )
 """Arms of ``weight_arms.py``, which needs torch: the command line must not."""
 
+SPECS: dict[str, Any] = {"auto": "auto"}
+"""Specs for the whole model, calibration included: name -> what ``nn.compress_model`` takes."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -54,6 +59,7 @@ class Plan:
     n_codes: Sequence[int] = (256, 1024, 3072)
     subsets: Sequence[str] = SUBSETS
     seeds: Sequence[int] = (0,)
+    specs: Sequence[str] = tuple(SPECS)
     n_calibration: int = 1000  # sentences
     quick: bool = False
 
@@ -83,6 +89,7 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
         "versions": package_versions(),
         "notes": NOTES,
         "rows": rows,
+        "specs": [study.whole(spec, seed) for spec in plan.specs for seed in plan.seeds],
         "skipped": [],
     }
 
@@ -109,6 +116,10 @@ class Study:
     @cached_property
     def calibration(self) -> Any:
         """What the weights take in, measured once; its seconds count for no arm."""
+        return self.calibrated()
+
+    def calibrated(self) -> Any:
+        """Measure what the weights take in."""
         from benchmarks import classifier
 
         pairs = sts.load_pairs("train")
@@ -140,6 +151,37 @@ class Study:
         told = {**told, "n_pairs": len(self.pairs.scores)}
         with self.console.status(name):
             return self.units.run(name, told, work)["result"]
+
+    def whole(self, spec: str, seed: int) -> dict[str, Any]:
+        """Measure one spec for the whole model, from calibration to the compressed model."""
+
+        def measure() -> dict[str, Any]:
+            from pgkmeans_sk import nn
+
+            model = deepcopy(self.encoder)
+            begin = time.perf_counter()
+            calibration = self.calibrated()
+            calibrated = time.perf_counter()
+            report = nn.compress_model(
+                model, SPECS[spec], importance=calibration, random_state=seed
+            )
+            end = time.perf_counter()
+            n_bytes = sum(tensor.stored_bytes for tensor in report.compressed)
+            return {
+                "spearman": self.spearman(model),
+                "n_weights": len(report.compressed),
+                "bits_per_weight": 8 * n_bytes / sum(t.n_values for t in report.compressed),
+                "n_bytes": report.n_bytes,
+                "original_bytes": report.original_bytes,
+                "n_empty_last": report.n_unused_words,
+                "calibration_seconds": calibrated - begin,
+                "seconds": end - begin,
+            }
+
+        told = {"spec": spec, "seed": seed, "n_calibration": self.plan.n_calibration}
+        result = self.unit(f"spec {spec}, seed {seed}", told, measure)
+        self.console.print(f"  spec {spec}: {result['spearman']:.4f}")
+        return {**told, **result}
 
     def rows(self, arm: str, block_size: int, n_codes: int, seed: int) -> list[dict[str, Any]]:
         """Measure one arm; the larger subset goes on with the model of the smaller one."""
@@ -184,39 +226,82 @@ NOTES = {
 
 
 def sheets(result: Result) -> list[Sheet]:
-    """Make one table per subset, block size and K."""
+    """Make one table per subset, block size and K, and one of specs for the whole model."""
+    found = [_sheet(group, result) for group in _groups(result)]
+    return [*found, _whole_sheet(result)] if result["specs"] else found
+
+
+def _whole_sheet(result: Result) -> Sheet:
+    columns = (
+        "spec", "Spearman", "to uncompressed", "weights", "bits per weight", "bytes in all",
+        "times smaller", "empty at the end", "calibration s", "seconds in all",
+    )  # fmt: skip
+    whole = result["settings"]["uncompressed"]
+    rows = [
+        (
+            row["spec"],
+            f"{row['spearman']:.4f}",
+            f"{row['spearman'] - whole:+.4f}",
+            as_whole(row["n_weights"]),
+            f"{row['bits_per_weight']:.3f}",
+            as_whole(row["n_bytes"]),
+            f"{row['original_bytes'] / row['n_bytes']:.1f}",
+            as_whole(row["n_empty_last"]),
+            as_seconds(row["calibration_seconds"]),
+            as_seconds(row["seconds"]),
+        )
+        for row in result["specs"]
+    ]
+    caption = "Bytes and times smaller are of the file; bits are those of the compressed weights."
+    return Sheet(f"The whole model; uncompressed {whole:.4f}", columns, rows, caption)
+
+
+KEYS = ("subset", "block_size", "n_codes")
+
+
+def _groups(result: Result) -> list[tuple[Any, ...]]:
+    return list(dict.fromkeys(tuple(row[key] for key in KEYS) for row in result["rows"]))
+
+
+def _sheet(group: tuple[Any, ...], result: Result) -> Sheet:
     columns = (
         "arm", "Spearman", "to uncompressed", "bits per weight", "rel. error",
         "empty at first", "empty at the end", "passes", "gave up", "seconds",
     )  # fmt: skip
     whole = result["settings"]["uncompressed"]
-    found = []
-    keys = ("subset", "block_size", "n_codes")
-    for group in dict.fromkeys(tuple(row[key] for key in keys) for row in result["rows"]):
-        rows = [row for row in result["rows"] if tuple(row[key] for key in keys) == group]
-        subset, block_size, n_codes = group
-        seeds = {row["seed"] for row in rows}
-        table = [
-            (
-                row["arm"] + (f", seed {row['seed']}" if len(seeds) > 1 else ""),
-                f"{row['spearman']:.4f}",
-                f"{row['spearman'] - whole:+.4f}",
-                f"{row['bits_per_weight']:.3f}",
-                f"{row['relative_error']:.4f}",
-                as_whole(row["n_empty_first"]),
-                as_whole(row["n_empty_last"]),
-                as_whole(row["n_passes"]),
-                as_whole(row["n_gave_up"]),
-                as_seconds(row["seconds"]),
-            )
-            for row in rows
-        ]
-        found.append(
-            Sheet(
-                f"{rows[0]['n_weights']} weights ({subset}), blocks of {block_size}, "
-                f"{n_codes} codes; uncompressed {whole:.4f}",
-                columns,
-                table,
-            )
+    rows = [row for row in result["rows"] if tuple(row[key] for key in KEYS) == group]
+    subset, block_size, n_codes = group
+    by_arm: dict[str, list[Result]] = {}
+    for row in rows:
+        by_arm.setdefault(row["arm"], []).append(row)
+    table = [
+        (
+            arm,
+            _with_range([run["spearman"] for run in runs]),
+            f"{mean(run['spearman'] for run in runs) - whole:+.4f}",
+            f"{runs[0]['bits_per_weight']:.3f}",
+            f"{mean(run['relative_error'] for run in runs):.4f}",
+            *(_summed(runs, key) for key in ("n_empty_first", "n_empty_last", "n_passes")),
+            _summed(runs, "n_gave_up"),
+            as_seconds(mean(run["seconds"] for run in runs)),
         )
-    return found
+        for arm, runs in by_arm.items()
+    ]
+    n_seeds = len({row["seed"] for row in rows})
+    title = (
+        f"{rows[0]['n_weights']} weights ({subset}), blocks of {block_size}, {n_codes} codes; "
+        f"uncompressed {whole:.4f}"
+    )
+    caption = f"Means of {n_seeds} seeds (least - most); counts are sums." if n_seeds > 1 else ""
+    return Sheet(title, columns, table, caption)
+
+
+def _with_range(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{mean(values):.4f} ({min(values):.4f} - {max(values):.4f})"
+
+
+def _summed(runs: Sequence[Result], key: str) -> str:
+    counts = [run[key] for run in runs]
+    return as_whole(None if None in counts else sum(counts))

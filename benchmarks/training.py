@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.classifier import EVALUATION_BATCH, Batch, Classifier, Encoded, batches
+from pgkmeans_sk.nn import distillation_loss
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,8 @@ def _loss(model: Classifier, batch: Batch, teacher: Classifier | None) -> Tensor
     if teacher is None:
         return loss
     with torch.no_grad():
-        wanted = teacher(batch).log_softmax(dim=1)
-    distilled = functional.kl_div(
-        scores.log_softmax(dim=1), wanted, reduction="batchmean", log_target=True
-    )
-    return 0.5 * (loss + distilled)
+        wanted = teacher(batch)
+    return 0.5 * (loss + distillation_loss(scores, wanted))
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -73,10 +73,11 @@ class Compress(Protocol):
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to compress."""
+    """One way to compress; with ``settings``, it is ``nn.compress_model`` with just these."""
 
     compress: Compress
     wants_calibration: bool = False
+    settings: Mapping[str, Any] | None = None
 
 
 def of_k_means(fit: empty_clusters.Arm) -> Arm:
@@ -142,30 +143,41 @@ def of_model(wants_calibration: bool = False, **settings: Any) -> Arm:
         calibration = job.calibration if wants_calibration else None
         if wants_calibration and calibration is None:
             raise ValueError("Got no calibration, but expected one for this arm.")
-        tensors = {tensor.name: tensor.tensor for tensor in find_tensors(model)}
-        squares = {
-            name: float(tensors[name].detach().double().square().sum()) for name in job.settings
-        }
+        squares = squares_of(model, job.settings)
         report = nn.compress_model(
             model, spec_of(job, settings), importance=calibration, random_state=job.seed
         )
-        return {
-            tensor.name: Small(
-                n_values=tensor.n_values,
-                n_bytes=tensor.stored_bytes,
-                squares=squares[tensor.name],
-                sq_error=squares[tensor.name] * (tensor.relative_error or 0.0) ** 2,
-                n_empty_first=None,
-                n_empty_last=tensor.n_unused_words or 0,
-                n_passes=None,
-                gave_up=False,
-                seconds=tensor.seconds or 0.0,
-            )
-            for tensor in report.compressed
-            if tensor.name in job.settings
-        }
+        return records_of(report, squares)
 
-    return Arm(compress, wants_calibration)
+    return Arm(compress, wants_calibration, settings)
+
+
+def squares_of(model: torch.nn.Module, names: Collection[str]) -> dict[str, float]:
+    """Return |W|^2 of some weights of a model."""
+    return {
+        found.name: float(found.tensor.detach().double().square().sum())
+        for found in find_tensors(model)
+        if found.name in names
+    }
+
+
+def records_of(report: nn.ModelReport, squares: Mapping[str, float]) -> dict[str, Small]:
+    """Return what a report says of the weights whose |W|^2 was ``squares``."""
+    return {
+        tensor.name: Small(
+            n_values=tensor.n_values,
+            n_bytes=tensor.stored_bytes,
+            squares=squares[tensor.name],
+            sq_error=squares[tensor.name] * (tensor.relative_error or 0.0) ** 2,
+            n_empty_first=None,
+            n_empty_last=tensor.n_unused_words or 0,
+            n_passes=None,
+            gave_up=False,
+            seconds=tensor.seconds or 0.0,
+        )
+        for tensor in report.compressed
+        if tensor.name in squares
+    }
 
 
 def spec_of(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -351,9 +351,12 @@ def small_sentences(monkeypatch, tmp_path):
     monkeypatch.setattr(sts, "load_pairs", lambda part="dev", n_pairs=None: pairs)
 
 
-def test_sentences_run_and_go_on(small_sentences, tmp_path):
+def test_sentences_run_and_go_on(small_sentences, tmp_path, monkeypatch):
     arms = ["PG", "compress_model", "compress_model + feedback"]
     plan = sentences.Plan(arms=arms, block_sizes=[2], n_codes=[8])
+    monkeypatch.setitem(
+        sentences.SPECS, "auto", {"defaults": {"block_size": 2, "n_codes": 8, "feedback": True}}
+    )
     units = Units("study", tmp_path)
     result = sentences.run(plan, QUIET, units)
     json.dumps(result)
@@ -365,6 +368,25 @@ def test_sentences_run_and_go_on(small_sentences, tmp_path):
     assert all(-1.0 <= row["spearman"] <= 1.0 for row in result["rows"])
     assert result["rows"][-1]["n_calibration"] == 1000
     assert sentences.run(plan, QUIET, units)["rows"] == result["rows"]
-    linear, _ = sentences.sheets(result)
+    linear, _, whole = sentences.sheets(result)
+    (spec,) = whole.rows
+    # What the spec compresses, in the file's bits: positions as well.
+    assert spec[0] == "auto"
+    assert int(spec[3]) == result["specs"][0]["n_weights"] > 0
     assert linear.title.startswith("13 weights (linear), blocks of 2, 8 codes; uncompressed")
     assert set(table_of(linear)) == set(arms)
+
+
+def test_sentences_table_of_several_seeds():
+    rows = [
+        {"arm": "PG", "subset": "linear", "block_size": 8, "n_codes": 256, "seed": seed,
+         "spearman": spearman, "n_weights": 37, "bits_per_weight": 1.1, "relative_error": 0.5,
+         "n_empty_first": seed, "n_empty_last": 0, "n_passes": 1, "n_gave_up": 0, "seconds": 2.0}
+        for seed, spearman in ((1, 0.7), (2, 0.8))
+    ]  # fmt: skip
+    (sheet,) = sentences.sheets({"settings": {"uncompressed": 0.9}, "rows": rows, "specs": []})
+    row = table_of(sheet)["PG"]
+    assert row["Spearman"] == "0.7500 (0.7000 - 0.8000)"
+    assert row["to uncompressed"] == "-0.1500"
+    assert (row["empty at first"], row["passes"]) == ("3", "2")
+    assert "2 seeds" in sheet.caption
