@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
 from benchmarks import (
-    activations,
     cold,
     curves,
     data,
     efforts,
     empty_clusters,
+    finetune,
+    glue,
     growth,
     line,
     options,
@@ -26,6 +25,7 @@ from benchmarks import (
     report,
     scaling,
     search,
+    sentences,
     speed,
 )
 from benchmarks.baseline_ipq import DEFAULT_ITERATIONS
@@ -67,6 +67,10 @@ def one_of(known: Sequence[str]) -> Callable[[str], list[str]]:
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in names_in(text)]
+
+
+def _reals(text: str) -> list[float]:
+    return [float(part) for part in names_in(text)]
 
 
 def _plan(kind: type[P], arguments: argparse.Namespace) -> P:
@@ -148,14 +152,11 @@ def _add_curves(parser: Parser) -> None:
     _add_limits(parser, 3, 120.0, "give no greater effort to a line that took longer than this, "
                 "and do not repeat the long run")  # fmt: skip
     _add_rows(parser)
-    parser.add_argument("--glue", type=Path, metavar="FOLDER",
-                        help="the sentences of the case activations (default: the environment's "
-                        f"{activations.FOLDER_VARIABLE})")  # fmt: skip
+    glue.add_option(parser)
 
 
 def _run_curves(arguments: argparse.Namespace, console: Console, save: Save) -> report.Result:
-    if arguments.glue is not None:
-        os.environ[activations.FOLDER_VARIABLE] = str(arguments.glue)
+    glue.take_option(arguments)
     arguments.iterations.sort()
     return curves.run(_plan(curves.Plan, arguments), console, save)
 
@@ -189,6 +190,49 @@ def _add_quantizers(parser: Parser) -> None:
 
 def _add_options(parser: Parser) -> None:
     _add_choice(parser, "--matrices", list(options.MATRICES))
+
+
+def _add_sentences(parser: Parser) -> None:
+    _add_choice(parser, "--arms", list(sentences.ARMS))
+    parser.add_argument("--block-sizes", type=_numbers, default=list(sentences.Plan.block_sizes))
+    parser.add_argument("--k", dest="n_codes", type=_numbers, default=list(sentences.Plan.n_codes))
+    _add_choice(parser, "--subsets", sentences.SUBSETS)
+    parser.add_argument("--seeds", type=_numbers, default=list(sentences.Plan.seeds))
+    parser.add_argument("--calibration", dest="n_calibration", type=int,
+                        default=sentences.Plan.n_calibration, metavar="SENTENCES")  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="two matrices, few sentences")
+    glue.add_option(parser)
+
+
+def _run_sentences(arguments: argparse.Namespace, console: Console, save: Save) -> report.Result:
+    glue.take_option(arguments)
+    return sentences.run(_plan(sentences.Plan, arguments), console)
+
+
+def _add_finetune(parser: Parser) -> None:
+    plan = finetune.Plan
+    _add_choice(parser, "--tasks", finetune.TASKS)
+    _add_choice(parser, "--arms", sentences.ARMS, finetune.ARMS)
+    _add_choice(parser, "--sizes", finetune.SIZES, plan.sizes)
+    parser.add_argument("--noise", type=_reals, default=list(plan.noise), help="rates, 0: none")
+    parser.add_argument("--noise-kind", default=plan.noise_kind)
+    parser.add_argument("--noise-sizes", choices=finetune.SIZES, default=plan.noise_sizes,
+                        help="blocks and code words of the noise")  # fmt: skip
+    parser.add_argument("--seeds", type=_numbers, default=list(plan.seeds))
+    parser.add_argument("--stage-epochs", type=float, default=plan.stage_epochs)
+    parser.add_argument("--stage-rate", type=float, default=plan.stage_rate,
+                        help="learning rate behind each group")  # fmt: skip
+    parser.add_argument("--distil", action="store_true", help="learn from the uncompressed model")
+    parser.add_argument("--calibration", dest="n_calibration", type=int,
+                        default=plan.n_calibration, metavar="SENTENCES")  # fmt: skip
+    parser.add_argument("--device", default=plan.device, help="of torch")
+    parser.add_argument("--quick", action="store_true", help="few sentences: does it run at all?")
+    glue.add_option(parser)
+
+
+def _run_finetune(arguments: argparse.Namespace, console: Console, save: Save) -> report.Result:
+    glue.take_option(arguments)
+    return finetune.run(_plan(finetune.Plan, arguments), console)
 
 
 def _add_packing(parser: Parser) -> None:
@@ -247,6 +291,10 @@ MEASURING = {
         _add_search,
         lambda arguments, console, save: search.run(_plan(search.Plan, arguments), console),
     ),
+    "sentences": Command(
+        "a compressed model without training: STS-B", _add_sentences, _run_sentences
+    ),
+    "finetune": Command("iPQ with training: SST-2 and RTE", _add_finetune, _run_finetune),
     "packing": Command(
         "GB/s of packing and unpacking codes",
         _add_packing,

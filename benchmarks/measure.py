@@ -34,6 +34,7 @@ MEASURED_PACKAGES = (
     "superkmeans",
     "fast-pytorch-kmeans",
     "torch",
+    "transformers",
     "kmeans1d",
 )
 

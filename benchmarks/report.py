@@ -15,7 +15,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import growth, line, options, packing, quality, quantizers, search
+from benchmarks import (
+    finetune,
+    growth,
+    line,
+    options,
+    packing,
+    quality,
+    quantizers,
+    search,
+    sentences,
+)
 from benchmarks.sheets import (
     Sheet,
     as_mebibytes,
@@ -200,6 +210,8 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "search": search.sheets,
     "quantizers": quantizers.sheets,
     "options": options.sheets,
+    "sentences": sentences.sheets,
+    "finetune": finetune.sheets,
 }
 
 
@@ -256,6 +268,15 @@ _COMPARABLE = {
         ("series", "library", "n", "d", "k", "threads"), "seconds_per_iteration", has_sse=False
     ),
     "options": _Comparable(("matrix", "codebook", "option"), has_sse=False),
+    "sentences": _Comparable(
+        ("subset", "block_size", "n_codes", "arm", "seed"), empties="n_empty_last", has_sse=False
+    ),
+    "finetune": _Comparable(
+        ("task", "sizes", "noise", "arm", "seed"),
+        "all_seconds",
+        empties="n_empty_last",
+        has_sse=False,
+    ),
     "line": _Comparable(("data", "n", "k", "library")),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 UNKNOWN, BEGIN, END = "[UNK]", "[CLS]", "[SEP]"
@@ -19,8 +19,20 @@ class WordPiece:
 
     def encode(self, text: str, longest: int = 256) -> list[int]:
         """Return the token numbers with [CLS] and [SEP] around them, at most ``longest``."""
-        pieces = [piece for word in _words(text) for piece in self._pieces(word)]
-        return [self.numbers[piece] for piece in (BEGIN, *pieces[: longest - 2], END)]
+        return self.encode_parts((text,), longest)[0]
+
+    def encode_parts(self, texts: Sequence[str], longest: int = 256) -> list[list[int]]:
+        """Return the token numbers of each of one or more texts, to be put one behind the other.
+
+        [CLS] stands before the first, [SEP] behind each; the longer ones are shortened until there
+        are at most ``longest`` tokens in all.
+        """
+        pieces = [[p for word in _words(text) for p in self._pieces(word)] for text in texts]
+        while sum(map(len, pieces)) > longest - 1 - len(texts):
+            max(pieces, key=len).pop()
+        parts = [[self.numbers[piece] for piece in (*text, END)] for text in pieces]
+        parts[0].insert(0, self.numbers[BEGIN])
+        return parts
 
     def _pieces(self, word: str) -> list[str]:
         pieces: list[str] = []

@@ -17,6 +17,7 @@ from pgkmeans_sk.quantization.feedback import (
     Effort,
     compressed_matrix,
     damped,
+    drifted,
     fit_with_feedback,
 )
 from pgkmeans_sk.quantizer_parameters import check_enough_blocks, check_parameters, settings_of
@@ -33,8 +34,9 @@ def compress_with_feedback(
     second_moment: ArrayLike,
     quantizer: ProductQuantizer | None = None,
     *,
+    drift: ArrayLike | None = None,
     row_weights: ArrayLike | None = None,
-    damping: float = 0.01,
+    damping: float = 0.03,
     n_sweeps: int = 1,
     n_descents: int = 3,
 ) -> CompressedMatrix:
@@ -53,13 +55,20 @@ def compress_with_feedback(
         ``H = E[x x^T]`` over inputs x of the layer; symmetric, positive semi-definite, not zero.
     quantizer : ProductQuantizer or None
         How the matrix is to be compressed; not changed. It must have ``codebook="shared"`` and
-        ``n_stages=1``; scales and rotations are possible. None: ``ProductQuantizer(8, 256,
+        ``n_stages=1``; scales and rotations are possible. All blocks are looked at, whatever
+        ``rows_per_code`` says. None: ``ProductQuantizer(8, 256,
         codebook="shared", codebook_dtype="float16", random_state=0)``.
+    drift : array-like of shape (out, in), default=None
+        ``E[(y - W x) x^T]``, where y is what the layer should give for x: W times the inputs of the
+        uncompressed model, x being those of one whose earlier layers are compressed already. Then
+        ``E|y - Q x|^2`` is minimised, and the layer makes up for errors of earlier ones. None means
+        that y is W x. With means taken off x and y, it is for a bias that is set anew
+        (``output_shift``).
     row_weights : array-like of shape (out,), default=None
         What the squared error of each output counts; >= 0, not all zero. None means ones.
-    damping : float, default=0.01
+    damping : float, default=0.03
         Added to the diagonal of H, as a share of the mean of the diagonal: for inputs that the
-        sample did not have.
+        sample did not have. It holds Q near W in directions that hardly any input has.
     n_sweeps : int, default=1
         Sweeps over the columns that hand errors on; further ones begin with better code words.
     n_descents : int, default=3
@@ -69,8 +78,8 @@ def compress_with_feedback(
     Returns
     -------
     matrix : CompressedMatrix
-        With ``column_scales`` in its decoder. Each code word is in use. The same for any number of
-        threads.
+        With ``column_scales`` in its decoder. Each code word is in use. ``relative_error`` is that
+        of the weights, which is larger than without H. The same for any number of threads.
 
     Raises
     ------
@@ -90,7 +99,8 @@ def compress_with_feedback(
     ----------
     Sweep: Frantar et al. 2022, "GPTQ", arXiv:2210.17323, section 3, and for words of several values
     van Baalen et al. 2024, "GPTVQ", arXiv:2402.15319, section 3. Least squares and descent: as in
-    Babenko and Lempitsky 2014, "Additive quantization", section 3, in the metric H.
+    Babenko and Lempitsky 2014, "Additive quantization", section 3, in the metric H. A target that
+    makes up for earlier layers: Li et al. 2025, "GPTAQ", arXiv:2504.02692 (our reading).
 
     Examples
     --------
@@ -117,6 +127,7 @@ def compress_with_feedback(
     is_half = getattr(weight, "dtype", None) == np.float16
     rows = validation.check_rows(quantizer, weight, reset=True, accept_sparse=False)
     metric = _checked_moment(second_moment, rows.shape[1])
+    drift = None if drift is None else _checked_drift(drift, rows.shape)
     weights = None
     if row_weights is not None:
         weights = validation.check_weights(row_weights, rows)
@@ -126,7 +137,8 @@ def compress_with_feedback(
     effort = Effort(n_sweeps=int(n_sweeps), n_descents=int(n_descents))
     with threadpool_limits(limits=1, user_api="blas"):
         metric = damped(metric, max(float(damping), SMALLEST_DAMPING))
-        decoder, codes = fit_with_feedback(rows, metric, weights, settings, effort, rng)
+        target = rows if drift is None else drifted(rows, drift, metric)
+        decoder, codes = fit_with_feedback(target, metric, weights, settings, effort, rng)
     return compressed_matrix(decoder, codes, rows)
 
 
@@ -236,6 +248,14 @@ def _checked_weight(weight: Any, shape: tuple[int, int]) -> NDArray[np.float64]:
     return rows
 
 
+def _checked_drift(drift: Any, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """The drift in float64; raise unless it is one for a matrix of this shape."""
+    values = np.asarray(drift, dtype=np.float64)
+    if values.shape != shape or not np.isfinite(values).all():
+        raise ValueError(f"Got drift of shape {values.shape}, but expected {shape}, finite.")
+    return values
+
+
 def _checked_moment(second_moment: Any, n_features: int) -> NDArray[np.float64]:
     """H in float64, exactly symmetric; raise if it is no second moment of ``n_features`` inputs."""
     moment = np.asarray(second_moment, dtype=np.float64)
@@ -253,12 +273,13 @@ def _checked_moment(second_moment: Any, n_features: int) -> NDArray[np.float64]:
             "Got second_moment that is zero or not symmetric, but expected E[x x^T] of inputs x."
         )
     moment = (moment + moment.T) / 2.0
-    smallest = float(np.linalg.eigvalsh(moment)[0])
-    if smallest < -TOLERANCE * largest * n_features:
+    try:
+        # Much faster than eigenvalues.
+        np.linalg.cholesky(moment + TOLERANCE * largest * n_features * np.eye(n_features))
+    except np.linalg.LinAlgError:
         raise ValueError(
-            f"Got second_moment with the eigenvalue {smallest:g}, but expected a positive "
-            "semi-definite one."
-        )
+            "Got second_moment with negative eigenvalues, but expected E[x x^T] of inputs x."
+        ) from None
     return moment
 
 

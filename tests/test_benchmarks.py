@@ -12,6 +12,7 @@ from benchmarks import (
     curves,
     data,
     efforts,
+    glue,
     growth,
     line,
     options,
@@ -511,13 +512,13 @@ class TestCurvesPlan:
         assert missing == {f"superkmeans {'hierarchical' if n_rows < 10**5 else 'flat sampled'}"}
 
     def test_a_case_without_its_data_is_skipped_and_named(self, monkeypatch, tmp_path):
-        monkeypatch.setenv(activations.FOLDER_VARIABLE, str(tmp_path / "nowhere"))
+        monkeypatch.setenv(glue.FOLDER_VARIABLE, str(tmp_path / "nowhere"))
         monkeypatch.setattr(activations, "CACHE", tmp_path)
         plan = curves.Plan(cases=["activations"], lines=["pgkmeans-sk"])
         result = curves.run(plan, Console(quiet=True))
         assert result["rows"] == []
         (skip,) = result["skipped"]
-        assert activations.FOLDER_VARIABLE in skip["reason"]
+        assert glue.FOLDER_VARIABLE in skip["reason"]
 
     def test_run_on_a_small_table(self, monkeypatch):
         X = np.random.default_rng(0).random((300, 2), dtype=np.float32)

@@ -302,8 +302,11 @@ def test_blocks_of_ipq():
         "encoder.layer.0.attention.self.query.weight",
         "transformer.h.3.attn.c_attn.weight",
         "decoder.layers.1.self_attn.k_proj.weight",
+        "encoder.layer.0.crossattention.self.query.weight",
+        "encoder.block.0.layer.0.SelfAttention.q.weight",
     ):
         assert found.settings_for(name).block_size == 4, name
+    assert ipq_spec(nn.quant_noise(model, p=0.1)) == found
     assert nn.compress_model(model, "ipq").carried
 
 

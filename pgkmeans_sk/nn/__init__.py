@@ -6,6 +6,8 @@ from pgkmeans_sk.nn.calibration import Calibration, calibrate
 from pgkmeans_sk.nn.checkpoint import load, save
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
+from pgkmeans_sk.nn.distillation import distillation_loss, teacher_of
+from pgkmeans_sk.nn.iterative_pq import IterativePQ
 from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.quant_noise import (
     noise_rates,
@@ -14,15 +16,19 @@ from pgkmeans_sk.nn.quant_noise import (
     remove_quant_noise,
     set_noise_rate,
 )
+from pgkmeans_sk.nn.stage import Stage
 
 __all__ = [
     "Calibration",
     "CodebookWeight",
+    "IterativePQ",
     "ModelReport",
+    "Stage",
     "bake",
     "cached",
     "calibrate",
     "compress_model",
+    "distillation_loss",
     "load",
     "noise_rates",
     "quant_noise",
@@ -30,4 +36,5 @@ __all__ = [
     "remove_quant_noise",
     "save",
     "set_noise_rate",
+    "teacher_of",
 ]

@@ -182,9 +182,9 @@ def calibrate(
     mask : callable, default=None
         ``mask(batch)`` gives a tensor (batch, tokens), 0 or False for padding, or None if all
         tokens of this batch count. By default ``batch["attention_mask"]``, if the batch is a
-        mapping with one of two axes. It holds for inputs of shape (batch, tokens, ..., in) and
-        (batch * tokens, in), and for indices without the last axis; in other layers, such as
-        convolutions and what comes after pooling, all inputs count. Only for moments.
+        mapping with one of two axes. It holds for inputs of shape (batch, tokens, ..., in), and
+        for indices without the last axis; in other layers, such as convolutions and what comes
+        after pooling, all inputs count. Only for moments.
     max_bytes : int, default=2**29
         Limit for the second moment of one weight, 8 ``in**2`` bytes. Of a larger one, only what is
         along the diagonal is kept; ``notes`` says so.

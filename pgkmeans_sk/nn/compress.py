@@ -15,7 +15,6 @@ from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.codebook_weight import GRADIENTS, CodebookWeight
 from pgkmeans_sk.nn.model_report import ModelReport, report_on
 from pgkmeans_sk.nn.presets import resolved_spec
-from pgkmeans_sk.nn.quant_noise import remove_quant_noise
 from pgkmeans_sk.nn.registration import register_matrix
 from pgkmeans_sk.nn.selection import Target, find_targets, names_with_types
 from pgkmeans_sk.nn.weight_matrices import compressed_alone, compressed_together
@@ -105,18 +104,13 @@ def compress_model(
     spec = resolved_spec(spec, model, has_calibration=importance is not None)
     if feedback is not None:
         spec = spec.with_defaults(feedback=feedback)
-    _check(importance, gradient, random_state)
+    check_arguments(importance, gradient, random_state)
     targets = find_targets(model, spec)
-    _check_targets(targets, importance)
+    check_targets(targets, has_calibration=importance is not None)
     work = _Work(targets, importance, random_state, progress)
     matrices = work.run()
 
     seconds = work.seconds
-    for target in targets:
-        if target.found.name in matrices:
-            for place in target.found.unique_places():
-                if place.parametrizations is not None:
-                    remove_quant_noise(place.module)
     _register(targets, matrices, gradient)
     names = names_with_types(model)
     return report_on(
@@ -195,7 +189,8 @@ def _register(
             weights[0].share_codebook_with(weights[1:])
 
 
-def _check(importance: Any, gradient: Any, random_state: Any) -> None:
+def check_arguments(importance: Any, gradient: Any, random_state: Any) -> None:
+    """Raise unless these are arguments of ``compress_model``."""
     check_choice("gradient", gradient, GRADIENTS)
     if random_state is not None:
         check_integer("random_state", random_state, 0)
@@ -206,7 +201,7 @@ def _check(importance: Any, gradient: Any, random_state: Any) -> None:
         )
 
 
-def _check_targets(targets: Iterable[Target], calibration: Calibration | None) -> None:
+def check_targets(targets: Iterable[Target], *, has_calibration: bool) -> None:
     """Raise if a tensor's settings ask for what there is not."""
     targets = list(targets)
     for target in targets:
@@ -215,7 +210,7 @@ def _check_targets(targets: Iterable[Target], calibration: Calibration | None) -
             continue
         if target.found.tensor.is_meta:
             raise ValueError(f"Got {name!r} on the meta device, but expected weights with values.")
-        if settings.feedback and calibration is None:
+        if settings.feedback and not has_calibration:
             raise ValueError(
                 f"Got feedback=True for {name!r} without importance, but expected what calibrate "
                 "returns: feedback is about the layer's inputs."

@@ -144,7 +144,7 @@ class _Sums:
             sums = self._moments.pop(name)
             record = sums.record(self._layouts[name][2])
             if record is None:
-                self._notes[name] = "the mask left no input"
+                self._notes[name] = "its inputs were empty, or all left out by the mask"
                 continue
             if not sums.is_full:
                 self._notes[name] = (

@@ -5,10 +5,11 @@ For each type of layer a function gives, for each weight, the vectors x for whic
 embedding, the rows that are looked up.
 
 Note [Rows that count]: a mask of shape (batch, tokens) says which tokens count. It is applied to a
-layer whose vectors stand in an array of shape (batch, tokens, ..., in), or (batch * tokens, in); of
-an embedding, to indices of shape (batch, tokens, ...) or (batch * tokens,). Any other layer is
-taken to work on something else than tokens, such as one vector for each text, and all of its
-vectors count; so do those of convolutions, which have the channels in the second place.
+layer whose vectors stand in an array of shape (batch, tokens, ..., in); of an embedding, to indices
+of shape (batch, tokens, ...). Any other layer is taken to work on something else than tokens, such
+as one vector for each text, and all of its vectors count; so do those of convolutions, which have
+the channels in the second place. Nor are arrays of shape (batch * tokens, in) masked: if they came
+from (tokens, batch, in), the wrong ones would be left out, and nobody would know.
 """
 
 from __future__ import annotations
@@ -86,13 +87,9 @@ class RowMask:
 
     def apply(self, values: Tensor, n_axes: int) -> Tensor:
         """``values``, with the first ``n_axes`` axes flattened, without what does not count."""
-        shape = values.shape[:n_axes]
-        if self._mask is not None:
-            for mask in (self._mask, self._mask.flatten()):
-                if shape[: mask.ndim] == mask.shape and (mask.ndim == 2 or n_axes == 1):
-                    self.fitted = True
-                    values = values[mask.to(values.device)]
-                    return values.reshape(-1, *values.shape[1 + n_axes - mask.ndim :])
+        if self._mask is not None and n_axes >= 2 and values.shape[:2] == self._mask.shape:
+            self.fitted = True
+            values, n_axes = values[self._mask.to(values.device)], n_axes - 1
         return values.reshape(-1, *values.shape[n_axes:])
 
 

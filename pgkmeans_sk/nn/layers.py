@@ -41,12 +41,16 @@ def weight_axes(module: nn.Module) -> dict[str, int]:
     """The weights of a module that are compressed by default, each with the axis of its rows."""
     for name in type_names(module):
         if name in ROWS:
-            return {
-                weight: axis
-                for weight, axis in ROWS[name].items()
-                if isinstance(getattr(module, weight, None), Tensor)
-            }
+            return {weight: axis for weight, axis in ROWS[name].items() if _has(module, weight)}
     return {}
+
+
+def _has(module: nn.Module, tensor_name: str) -> bool:
+    """Whether a module has a tensor, without computing it if it is parametrized."""
+    lists = module._modules.get("parametrizations")
+    if lists is not None and tensor_name in lists._modules:
+        return True
+    return module._parameters.get(tensor_name) is not None
 
 
 def row_axis(module: nn.Module, tensor_name: str) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from os import PathLike, fspath
 from typing import Any
 
 from torch import nn
 
-from pgkmeans_sk.nn.layers import row_axis
+from pgkmeans_sk.nn.selection import find_tensors
 from pgkmeans_sk.spec import Rule, Spec, TensorSettings
 from pgkmeans_sk.spec_yaml import read_spec
 
@@ -71,17 +72,17 @@ def ipq_spec(model: nn.Module) -> Spec:
     Convolutions of 3 x 3 have blocks of 9, those of 1 x 1 of 4 (Fan et al. 2020, section 7.7;
     Stock et al. 2019, section 4.1).
     """
-    rules = [Rule(regex=r"(?i)(.*[._])?(self_)?(attention|attn)[._].*", settings={"block_size": 4})]
-    for name, module in model.named_modules():
-        weight = module._parameters.get("weight")
-        is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        if weight is None or not is_convolution or row_axis(module, "weight"):
-            continue
-        kernel = weight[0, 0].numel()
-        full_name = f"{name}.weight" if name else "weight"
-        rules.append(
-            Rule(regex=_literal(full_name), settings={"block_size": 4 if kernel == 1 else kernel})
-        )
+    rules = [Rule(regex=r"(?i).*(attention|attn)[^.]*\..*", settings={"block_size": 4})]
+    for found in find_tensors(model):  # weights with Quant-Noise too, which modules do not list
+        for place in found.places:
+            is_convolution = isinstance(place.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+            if not is_convolution or place.tensor_name != "weight":
+                continue
+            if place.codebook_weight is not None:
+                continue
+            kernel = prod(found.tensor.shape[2:])
+            settings = {"block_size": 4 if kernel == 1 else kernel}
+            rules.append(Rule(regex=_literal(place.name), settings=settings))
     return Spec(rules=tuple(rules))
 
 

@@ -142,8 +142,8 @@ def quant_noise(
     >>> layer = torch.nn.Linear(64, 32)
     >>> weight = layer.weight
     >>> layer = nn.quant_noise(layer, p=0.1)
-    >>> round(float((layer.weight == 0).float().mean()), 2)  # 22 of 256 blocks
-    0.09
+    >>> round(float((layer.weight == 0).float().mean()), 2)  # 25 of 256 blocks
+    0.1
     >>> _ = layer.eval()
     >>> layer.weight is weight
     True

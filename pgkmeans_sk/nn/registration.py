@@ -21,31 +21,40 @@ def register_matrix(
     *,
     gradient: str,
     codebook: nn.Parameter | None = None,
-    shape: tuple[int, ...] | None = None,
 ) -> CodebookWeight:
     """Replace a weight, in all its places, by the codes and the codebook of a matrix.
 
     The parameter stays the same object, so that optimisers go on with it; its values become the
-    codebook's. With ``codebook``, that parameter takes its place: one that is shared. ``shape`` is
-    that of the weight; None: that of the parameter.
+    codebook's. With ``codebook``, that parameter takes its place: one that is shared.
     """
-    places = found.unique_places()
-    shape = tuple(found.tensor.shape) if shape is None else shape
+    shape = tuple(found.tensor.shape)
     weight = CodebookWeight.from_matrix(matrix, shape, axis, gradient=gradient)
-    weight.train(places[0].module.training)
     parameter = found.tensor
-    weight.to(parameter.device)
     if codebook is None:
         assert isinstance(parameter, nn.Parameter)
         codebook = parameter
         words = torch.from_numpy(matrix.decoder.codebooks.astype("float64"))
         codebook.grad = None  # of another shape
         codebook.data = words.to(parameter.device, parameter.dtype)
+    register_weight(found, weight, codebook)
+    return weight
+
+
+def register_weight(found: FoundTensor, weight: CodebookWeight, codebook: nn.Parameter) -> None:
+    """Let a weight, in all its places, be what ``weight`` makes of the parameter ``codebook``.
+
+    Noise on the weight is removed.
+    """
+    places = found.unique_places()
+    weight.train(places[0].module.training)
+    weight.to(found.tensor.device)
     for place in places:
-        place.module._parameters[place.tensor_name] = codebook
+        if place.parametrizations is None:
+            place.module._parameters[place.tensor_name] = codebook
+        else:
+            unregister(place.module, place.tensor_name, codebook)
         register(place.module, place.tensor_name, weight)
         look_rows_up(place.module)
-    return weight
 
 
 def register(module: nn.Module, tensor_name: str, parametrization: nn.Module) -> None:

@@ -35,11 +35,11 @@ class Sweep:
         # From the last column to the first: the lower factor turned round is upper triangular.
         lower = linalg.cholesky(problem.metric[::-1, ::-1], lower=True)
         factor = np.ascontiguousarray(lower[::-1, ::-1])
-        inverse, _ = linalg.lapack.dtrtri(factor)
+        inverse = np.triu(linalg.lapack.dtrtri(factor)[0])
         self._metrics = [factor[some, some] @ factor[some, some].T for some in problem.blocks]
         self._spread = np.zeros_like(factor)
         for some in problem.blocks:
-            self._spread[some] = factor[some, some] @ np.triu(inverse)[some]
+            self._spread[some] = factor[some, some] @ inverse[some]
 
     def __call__(self, words: Doubles) -> tuple[NDArray[np.int32], Doubles]:
         """Codes (n, n_blocks) for words, and what each block had to stand for, (n, d)."""

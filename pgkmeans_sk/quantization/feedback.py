@@ -18,10 +18,11 @@ all that follows sees plain rows and one metric.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.entropy import entropy_bits
@@ -59,6 +60,16 @@ def damped(second_moment: Doubles, damping: float) -> Doubles:
     return second_moment + share * np.eye(len(second_moment))
 
 
+def drifted(rows: NDArray[np.floating], drift: Doubles, metric: Doubles) -> NDArray[np.floating]:
+    """What rows W should be if outputs should be y: ``W + E[(y - W x) x^T] metric^-1``.
+
+    With ``metric = H + damping``, an error of Q against it costs what ``E|y - Q x|^2`` and the
+    damping's share of ``|W - Q|^2`` cost together, but for a constant.
+    """
+    change = linalg.solve(metric, drift.T, assume_a="pos").T
+    return np.asarray(rows + change, dtype=rows.dtype)
+
+
 def fit_with_feedback(
     X: NDArray[np.floating],
     metric: Doubles,
@@ -71,6 +82,8 @@ def fit_with_feedback(
 
     ``metric`` (d, d) is positive definite; one codebook for all blocks, one stage.
     """
+    # A sample of blocks may miss the few large ones, which errors handed on make larger still.
+    settings = replace(settings, max_rows=None)
     encoder = fit_quantizer(X, weights, np.diagonal(metric).copy(), settings, rng).encoder
     problem, scale_codes = prepared_problem(encoder, X, metric, weights)
     start = encoder.decoder.codebooks[0, 0].astype(np.float64)
