@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from os import PathLike
 from typing import TypeVar
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
-from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor, open_tensors, save_tensors
-from pgkmeans_sk.codes.tensor_file import naming
+from pgkmeans_sk.codes.storage import open_tensors, save_tensors
 from pgkmeans_sk.nn.codebook_weight import GRADIENTS
-from pgkmeans_sk.nn.loading import Application, Preparation, left_on_meta
-from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor
+from pgkmeans_sk.nn.loading import Application, Preparation, left_on_meta, listed
+from pgkmeans_sk.nn.records import records_of
 from pgkmeans_sk.nn.slots import find_matches, find_slots
-from pgkmeans_sk.nn.state import (
-    METADATA,
-    TIES,
-    CompressedState,
-    carried_description,
-    carried_state,
-    compressed_state,
-    unknown_state,
-)
-from pgkmeans_sk.nn.tensor_bytes import bytes_of
+from pgkmeans_sk.nn.state import METADATA, TIES
 from pgkmeans_sk.validation import check_choice
 
 Model = TypeVar("Model", bound=nn.Module)
-
-LARGEST_LIST = 20
-"""Problems that one message names; of more it says how many there are."""
 
 
 def save(
@@ -95,15 +79,7 @@ def save(
     True
     """
     _check_model(model)
-    with naming(path):
-        unknown = unknown_state(model)
-        if unknown:
-            raise ValueError(
-                f"got {unknown[0]!r} in the model's state_dict, but expected only parameters and "
-                "buffers of its modules, since a file holds nothing else"
-            )
-        compressed = {state.name: _stored(state, path) for state in compressed_state(model)}
-        carried = {found.name: _carried(found) for found in carried_state(model)}
+    compressed, carried = records_of(model, path)
     save_tensors(path, compressed, carried, {**METADATA, **(metadata or {}), TIES: METADATA[TIES]})
 
 
@@ -200,70 +176,14 @@ def load(
             ]
         if problems:
             raise ValueError(
-                f"{path}: got a file that does not go with the model: {_listed(problems)}"
+                f"{path}: got a file that does not go with the model: {listed(problems)}"
             )
         Application(slot.tensor for slot in missing).take(steps)
     if lacks or extras:
-        warnings.warn(f"{path}: left out: {_listed([*lacks, *extras])}", stacklevel=2)
+        warnings.warn(f"{path}: left out: {listed([*lacks, *extras])}", stacklevel=2)
     return model
 
 
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"Got a {type(model).__name__}, but expected a torch.nn.Module.")
-
-
-def _listed(problems: Sequence[str]) -> str:
-    """Problems side by side; the first of them, if there are many."""
-    rest = len(problems) - LARGEST_LIST
-    more = [f"and {rest} more"] if rest > 0 else []
-    return "; ".join([*problems[:LARGEST_LIST], *more])
-
-
-def _stored(state: CompressedState, path: str | PathLike[str]) -> StoredTensor:
-    with naming(f"tensor {state.name!r}"):
-        for place in state.places:
-            parametrizations = place.parametrizations
-            if parametrizations is not None and len(list(parametrizations.children())) > 1:
-                raise ValueError(
-                    "got other parametrizations on top of its codebook, but expected them to be "
-                    "removed first"
-                )
-        if state.codebook.is_meta:
-            raise ValueError("got a codebook on the meta device, but expected one with values")
-        described = state.description()
-    return StoredTensor(
-        shape=described.shape,
-        dtype=described.dtype,
-        matrix=partial(_matrix, state, path),
-        layout=described.layout,
-        axis=described.axis,
-        aliases=described.aliases,
-        codebooks_of=described.codebooks_of,
-    )
-
-
-def _matrix(state: CompressedState, path: str | PathLike[str]) -> CompressedMatrix:
-    with naming(f"{path}: tensor {state.name!r}"):
-        return state.matrix()
-
-
-def _carried(found: FoundTensor) -> CarriedTensor:
-    tensor = found.tensor
-    with naming(f"tensor {found.name!r}"):
-        if is_lazy(tensor) or tensor.is_meta:
-            raise ValueError(
-                f"got a tensor without values on {tensor.device}, but expected one with values"
-            )
-        if tensor.layout != torch.strided or tensor.dtype not in DTYPE_NAMES:
-            raise ValueError(
-                f"got a tensor of dtype {tensor.dtype} and {tensor.layout}, but expected a dense "
-                f"one of dtype {', '.join(map(str, DTYPE_NAMES))}"
-            )
-    described = carried_description(found)
-    return CarriedTensor(
-        shape=described.shape,
-        dtype=described.dtype,
-        source=partial(bytes_of, tensor),
-        aliases=described.aliases,
-    )

@@ -21,7 +21,7 @@ from pgkmeans_sk.nn.row_lookup import look_rows_up
 from pgkmeans_sk.nn.selection import Place
 from pgkmeans_sk.nn.slots import Match, Slot
 from pgkmeans_sk.nn.state import METADATA, TIES
-from pgkmeans_sk.nn.tensor_bytes import TORCH_DTYPES, tensor_of_bytes
+from pgkmeans_sk.nn.tensor_bytes import tensor_of_bytes
 
 Described: TypeAlias = CompressedDescription | CarriedDescription
 
@@ -49,6 +49,9 @@ class CodesStep:
 
 Step: TypeAlias = PlainStep | CodesStep
 
+LARGEST_LIST = 20
+"""Problems that one message names; of more it says how many there are."""
+
 
 # ------------------------------------------------------------------ what may fail
 
@@ -65,6 +68,8 @@ class Preparation:
         For tensors that are on the meta device now.
     gradient : {"mean", "sum"}
         As of ``CodebookWeight``.
+    casts : bool
+        Whether values may be rounded to the dtype of the model.
     problems : list of str
         What is wrong: each begins with the name of a tensor.
     """
@@ -72,6 +77,7 @@ class Preparation:
     file: StoredFile
     device: torch.device
     gradient: str
+    casts: bool = False
     problems: list[str] = field(default_factory=list)
 
     def steps(self, matches: Iterable[Match]) -> list[Step]:
@@ -83,7 +89,7 @@ class Preparation:
         found = [problem for slot in match.slots if (problem := slot.problem()) is not None]
         if not found:
             for name, tensor in described.items():
-                found += _misfits(name, tensor, match.slots)
+                found += _misfits(name, tensor, match.slots, self.casts)
         self.problems += found
         contents = {name: self._content(name) for name in match.stored}  # whatever else is wrong
         if found or None in contents.values():
@@ -130,13 +136,14 @@ class Preparation:
         described = _described(self.file, name)
         if isinstance(content, CompressedMatrix) and isinstance(described, CompressedDescription):
             if all(slot.can_be_compressed for slot in slots):
-                group = described.codebooks_of or name, number, described.dtype, device
+                group = described.codebooks_of or name, number, first.dtype, device
                 return self._codes_step(name, described, content, slots, group)
             content = to_bytes(described.restore(content.decode()), described.dtype)
         assert isinstance(content, memoryview)
         values = tensor_of_bytes(content, described.dtype, described.shape)
         if first.tensor.is_meta or first.weight is not None:
-            values = values.to(device, copy=True)  # in the place of what is there
+            # In the place of what is there.
+            values = values.to(device, first.tensor.dtype, copy=True)
         return PlainStep(slots=slots, values=values)
 
     def _codes_step(
@@ -147,12 +154,12 @@ class Preparation:
         slots: tuple[Slot, ...],
         group: tuple[Any, ...],
     ) -> CodesStep | None:
-        dtype, device = TORCH_DTYPES[described.dtype], self._device(slots[0])
+        device, dtype = self._device(slots[0]), slots[0].tensor.dtype
         words = torch.from_numpy(matrix.decoder.codebooks.astype(np.float64)).to(device, dtype)
         if not bool(torch.isfinite(words).all()):
             self.problems.append(
                 f"{name!r}: got a codebook of {described.layout.codebook_dtype} with values beyond "
-                f"{described.dtype}, but expected numbers that the model's dtype can hold"
+                f"{slots[0].dtype}, but expected numbers that the model's dtype can hold"
             )
             return None
         weight = CodebookWeight.from_matrix(
@@ -162,6 +169,13 @@ class Preparation:
 
     def _device(self, slot: Slot) -> torch.device:
         return self.device if slot.tensor.is_meta else slot.tensor.device
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Problems side by side; the first of them, if there are many."""
+    rest = len(problems) - LARGEST_LIST
+    more = [f"and {rest} more"] if rest > 0 else []
+    return "; ".join([*problems[:LARGEST_LIST], *more])
 
 
 def left_on_meta(model: nn.Module, steps: Iterable[Step]) -> list[str]:
@@ -188,13 +202,13 @@ def _described(file: StoredFile, name: str) -> Described:
     return file.compressed[name] if name in file.compressed else file.carried[name]
 
 
-def _misfits(name: str, described: Described, slots: Iterable[Slot]) -> Iterator[str]:
+def _misfits(name: str, described: Described, slots: Iterable[Slot], casts: bool) -> Iterator[str]:
     """What a file says of a tensor, and a model otherwise."""
     for slot in slots:
         also = "" if slot.name == name else f" (for {slot.name!r} of the model)"
         if described.shape != slot.shape:
             yield f"{name!r}: got the shape {described.shape}, but expected {slot.shape}{also}"
-        if described.dtype != slot.dtype:
+        if described.dtype != slot.dtype and not casts:
             yield f"{name!r}: got the dtype {described.dtype}, but expected {slot.dtype}{also}"
 
 

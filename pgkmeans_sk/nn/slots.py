@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,12 +119,13 @@ def find_slots(model: nn.Module) -> list[Slot]:
 
 
 def find_matches(
-    slots: Sequence[Slot], file: StoredFile
+    slots: Sequence[Slot], file: StoredFile, rename: Callable[[str], str] = str
 ) -> tuple[list[Match], list[Slot], list[str]]:
     """Which slots go with which tensors of a file, slots without one, and names without a slot.
 
     Matches are in the order of the file. It is enough if a tensor has one of its names in common
-    with a slot: who stores tied weights may leave out all names but one.
+    with a slot: who stores tied weights may leave out all names but one. ``rename`` gives names of
+    the file as the model has them.
     """
     by_name = {place.name: number for number, slot in enumerate(slots) for place in slot.places}
     parents = list(range(len(slots)))
@@ -137,7 +138,7 @@ def find_matches(
     first: dict[str, int] = {}
     unexpected = []
     for stored, described in described_tensors(file):
-        names = (stored, *described.aliases)
+        names = [rename(name) for name in (stored, *described.aliases)]
         numbers = [by_name[name] for name in names if name in by_name]
         if not numbers:
             unexpected.append(stored)
