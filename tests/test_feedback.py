@@ -100,6 +100,8 @@ def test_what_is_recorded():
     shares = np.bincount(small.codes().ravel()) / small.codes().size
     assert small.entropy == pytest.approx(-(shares * np.log2(shares)).sum())
     assert (small.shape, small.dtype) == ((96, 24), np.float32)
+    words = small.decoder.codebooks[0, 0]
+    assert [tuple(word) for word in words] == sorted(tuple(word) for word in words)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -88,11 +88,11 @@ def fit_with_feedback(
     problem, scale_codes = prepared_problem(encoder, X, metric, weights)
     start = encoder.decoder.codebooks[0, 0].astype(np.float64)
     choice = minimised(problem, start, _rounding_of(settings), effort)
-    decoder = encoder.with_parts(
-        codebooks=choice.words.astype(settings.codebook_dtype)[np.newaxis, np.newaxis]
-    ).decoder
+    order = np.lexsort(choice.words.T[::-1])  # as stages.in_order
+    words = choice.words[order].astype(settings.codebook_dtype)
+    decoder = encoder.with_parts(codebooks=words[np.newaxis, np.newaxis]).decoder
     codes = np.empty((len(X), decoder.n_columns), dtype=decoder.code_dtype)
-    codes[:, : decoder.n_block_codes] = choice.codes
+    codes[:, : decoder.n_block_codes] = np.argsort(order)[choice.codes]
     if scale_codes is not None:
         codes[:, -1] = scale_codes
     return decoder, codes
