@@ -59,7 +59,7 @@ def auto_spec(has_calibration: bool) -> Spec:
             'Got spec="auto" without importance, but expected what calibrate returns: it is by '
             "error feedback that so few bits are enough."
         )
-    embeddings = {"block_size": 6, "feedback": False}
+    embeddings = {"block_size": 6, "scale": "row", "feedback": False}
     return Spec(
         TensorSettings(block_size=3, feedback=True),
         tuple(Rule(type=kind, settings=embeddings) for kind in ("Embedding", "EmbeddingBag")),
