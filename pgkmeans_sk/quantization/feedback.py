@@ -25,9 +25,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from pgkmeans_sk.codes.decoder import Decoder
-from pgkmeans_sk.codes.entropy import entropy_bits
 from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.packing import code_bits, pack
 from pgkmeans_sk.quantization.code_steps import Sweep, descended
 from pgkmeans_sk.quantization.codebooks import Weights
 from pgkmeans_sk.quantization.encode import Encoder
@@ -145,16 +143,10 @@ def compressed_matrix(
     decoder: Decoder, codes: NDArray[np.unsignedinteger], X: NDArray[np.floating]
 ) -> CompressedMatrix:
     """The record of one stage of codes for the rows ``X`` (n, d) with a shared codebook."""
-    block_codes = codes[:, : decoder.n_block_codes]
     squares = float(np.einsum("ij,ij->", X, X, dtype=np.float64))
     error = float(sq_errors(decoder, X, codes).sum())
-    return CompressedMatrix(
-        decoder=decoder,
-        packed=pack(block_codes, code_bits(decoder.n_codes)),
-        scale_codes=None if decoder.row_scales is None else codes[:, -1].astype(np.uint8),
-        n_rows=len(X),
-        relative_error=float(np.sqrt(error / squares)) if squares else 0.0,
-        entropy=float(entropy_bits(block_codes, decoder.n_codes)),
+    return CompressedMatrix.from_codes(
+        decoder, codes, relative_error=float(np.sqrt(error / squares)) if squares else 0.0
     )
 
 
