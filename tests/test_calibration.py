@@ -139,17 +139,17 @@ def test_names():
     only = nn.calibrate(model, batches, names=["output.weight"])
     assert list(only) == ["embedding.weight"]
     assert only["embedding.weight"].row_counts.sum() == only["embedding.weight"].n_rows == 10
-    with pytest.raises(ValueError, match=r"names with 'middel\.\*', which fits no weight.*middle"):
-        nn.calibrate(model, batches, names=["output.*", "middel.*"])
+    with pytest.raises(ValueError, match=r"names with 'middl\.\*', which fits no weight.*middle"):
+        nn.calibrate(model, batches, names=["output.*", "middl.*"])
 
 
 def test_unknown_names():
     calibration = nn.calibrate(Tied(), [tokens(2, 5)])
     with pytest.raises(KeyError, match=r"Got 'unused.weight', which has no record: its layer was"):
         calibration["unused.weight"]
-    with pytest.raises(KeyError, match=r"'midle.weight'.*did you mean 'middle.weight'\?"):
-        calibration.column_importance("midle.weight")
-    assert calibration.get("midle.weight") is None
+    with pytest.raises(KeyError, match=r"'middl.weight'.*did you mean 'middle.weight'\?"):
+        calibration.column_importance("middl.weight")
+    assert calibration.get("middl.weight") is None
     assert calibration.get("unused.weight") is None
 
 
