@@ -46,7 +46,13 @@ ARMS = (
 )
 """Arms of ``weight_arms.py``, which needs torch: the command line must not."""
 
-SPECS: dict[str, Any] = {"auto": "auto"}
+SPECS: dict[str, Any] = {
+    "auto": "auto",
+    "1 bit": {
+        "defaults": {"block_size": 8, "feedback": True},
+        "rules": [{"type": "Embedding", "scale": "row"}],
+    },
+}
 """Specs for the whole model, calibration included: name -> what ``nn.compress_model`` takes."""
 
 
