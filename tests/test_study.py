@@ -353,7 +353,7 @@ def small_sentences(monkeypatch, tmp_path):
 
 def test_sentences_run_and_go_on(small_sentences, tmp_path, monkeypatch):
     arms = ["PG", "compress_model", "compress_model + feedback"]
-    plan = sentences.Plan(arms=arms, block_sizes=[2], n_codes=[8])
+    plan = sentences.Plan(arms=arms, specs=["auto"], block_sizes=[2], n_codes=[8])
     monkeypatch.setitem(
         sentences.SPECS, "auto", {"defaults": {"block_size": 2, "n_codes": 8, "feedback": True}}
     )
