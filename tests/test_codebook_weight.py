@@ -321,6 +321,15 @@ def test_embeddings_decode_the_rows_of_their_tokens():
     assert decoded == [12, None]
 
 
+@pytest.mark.parametrize("index", [-1, 500, -501])
+@pytest.mark.parametrize("option", ["plain", "rows", "two bytes"])
+def test_embeddings_refuse_rows_that_they_do_not_have(index, option):
+    layer = torch.nn.Embedding(500, 16)
+    nn.compress_model(layer, spec(**OPTIONS[option]))
+    with pytest.raises(IndexError, match="out of range"):
+        layer(torch.tensor([3, index]))
+
+
 @pytest.mark.parametrize(
     ("shape", "axis"),
     [((6, 4), 0), ((6, 4), 1), ((4, 6, 3), 1), ((3, 4, 2, 5), 0), ((3, 4, 2, 5), 1)],

@@ -159,8 +159,11 @@ def test_one_codebook_for_a_group():
 def test_a_padding_row_of_zeros_stays_one():
     for settings in ({}, {"codebook": "per_block"}, {"n_stages": 2}, {"scale": "row"}):
         model = small_model()
-        nn.compress_model(model, spec(**settings))
+        report = nn.compress_model(model, spec(**settings))
         assert not model[0].weight[0].any()
+        lost = torch.linalg.norm(model[0].weight - small_model()[0].weight)
+        relative = lost / torch.linalg.norm(small_model()[0].weight)
+        assert report.compressed[0].relative_error == pytest.approx(relative.item(), rel=1e-5)
         assert model[0].weight[1:].any(dim=1).all()
         assert model[0].padding_idx == 0
         assert model[0].parametrizations.weight[0].n_unused == 0

@@ -110,6 +110,22 @@ def test_a_rule_keeps_no_hold_on_the_callers_dict():
     assert rule.settings == {"n_codes": 4}
 
 
+def test_rules_by_type_of_module():
+    content = [
+        {"type": "Conv2d", "block_size": 9},
+        {"type": "Linear", "match": "a.*", "skip": True},
+    ]
+    spec = Spec.from_dict({"rules": content})
+    assert spec.to_dict()["rules"] == content
+    assert spec.settings_for("a.weight", ("Special", "Conv2d")).block_size == 9
+    assert spec.settings_for("a.weight", ("Linear",)).skip
+    assert not spec.settings_for("b.weight", ("Linear",)).skip
+    assert spec.settings_for("a.weight") == TensorSettings()
+    assert spec.unused_rules(["a.weight"]) == spec.rules
+    assert spec.unused_rules([("a.weight", ("Linear",))]) == spec.rules[:1]
+    assert list(map(str, spec.rules)) == ["type 'Conv2d'", "match 'a.*' and type 'Linear'"]
+
+
 # ---------------------------------------------------------------- mistakes
 
 
@@ -128,6 +144,10 @@ def test_a_rule_keeps_no_hold_on_the_callers_dict():
         ({"rules": [{"match": "*", "regex": "a"}]}, "expected one of the two"),
         ({"rules": [{"regex": "(a"}]}, r"In rule 1: Got regex='\(a', but expected a regular"),
         ({"rules": [{"match": 3}]}, "Got match=3, but expected a pattern"),
+        ({"rules": [{"type": ""}]}, "Got type='', but expected a pattern"),
+        ({"defaults": {"importance": "all"}}, "Got importance='all', but expected one of 'block'"),
+        ({"defaults": {"feedback": 1}}, "Got feedback=1, but expected true or false"),
+        ({"defaults": {"group": ""}}, "Got group='', but expected a name or None"),
         ({"rules": [{"match": ""}]}, "Got match='', but expected a pattern"),
         ({"rules": [{"match": "*", "n_codes": 1}]}, "In rule 1: Got n_codes=1, but expected an"),
         ({"defaults": {"n_codes": 65537}}, "In defaults: Got n_codes=65537, .* at most 65536"),

@@ -401,6 +401,13 @@ def test_wrong_spec(model, tmp_path):
         compress_file(model, tmp_path / "small", "spec.yaml")
 
 
+@pytest.mark.parametrize("option", [{"feedback": True}, {"group": "all"}])
+def test_what_only_a_model_can_have(model, tmp_path, option):
+    with pytest.raises(ValueError, match=r"for '.*' of a file, but expected it for a model only"):
+        compress_file(model, tmp_path / "small", {"defaults": option})
+    assert not (tmp_path / "small").exists()
+
+
 def test_a_file_without_tensors(tmp_path):
     model = write_model(tmp_path / "model", [])
     report = compress_file(model, tmp_path / "small")

@@ -161,7 +161,8 @@ class CodebookWeight(nn.Module):
 
         The same arithmetic as ``Decoder``'s, in float64 for a codebook of float64, else in float32.
         """
-        codes = self.codes if rows is None else self.codes[rows]
+        # Unlike codes[rows], this refuses negative numbers, as an embedding does.
+        codes = self.codes if rows is None else self.codes.index_select(0, rows)
         if codes.ndim == 3:
             low, high = codes.to(torch.int64).unbind(2)
             codes = low + 256 * high
@@ -187,7 +188,9 @@ class CodebookWeight(nn.Module):
             scales = self.block_scales.to(matrix.dtype).repeat_interleave(block_size)
             matrix = matrix * scales[: self.n_features]
         if self.row_scales is not None and self.scale_codes is not None:
-            numbers = self.scale_codes if rows is None else self.scale_codes[rows]
+            numbers = self.scale_codes
+            if rows is not None:
+                numbers = numbers.index_select(0, rows)
             matrix = matrix * self.row_scales.to(matrix.dtype)[numbers.to(torch.int32), None]
         if self.rotation_mixer is not None and self.rotation_signs is not None:
             matrix = undo_rotation(matrix, self.rotation_mixer, self.rotation_signs)

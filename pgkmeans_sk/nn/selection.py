@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -58,20 +58,10 @@ class Place:
         return first if isinstance(first, CodebookWeight) else None
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FoundTensor:
-    """A tensor of a model's state, with all its places.
-
-    Attributes
-    ----------
-    places : tuple of Place
-        The first gives the name; others are tied to it, or names of the same module.
-    tensor : Tensor
-        The tensor itself: a parameter or buffer; of a parametrized one, the original parameter.
-    """
+class Placed:
+    """What has ``places``, a tuple of ``Place``: its names, and where it is."""
 
     places: tuple[Place, ...]
-    tensor: Tensor
 
     @property
     def name(self) -> str:
@@ -88,20 +78,31 @@ class FoundTensor:
         """All names."""
         return (self.name, *self.aliases)
 
+    def unique_places(self) -> tuple[Place, ...]:
+        """One place for each module that has it, whatever the number of its names."""
+        found = {(id(p.module), p.tensor_name): p for p in reversed(self.places)}
+        return tuple(reversed(found.values()))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FoundTensor(Placed):
+    """A tensor of a model's state, with all its places.
+
+    Attributes
+    ----------
+    places : tuple of Place
+        The first gives the name; others are tied to it, or names of the same module.
+    tensor : Tensor
+        The tensor itself: a parameter or buffer; of a parametrized one, the original parameter.
+    """
+
+    places: tuple[Place, ...]
+    tensor: Tensor
+
     @property
     def is_parameter(self) -> bool:
         """Whether it is a parameter, not a buffer."""
         return isinstance(self.tensor, nn.Parameter)
-
-    def unique_places(self) -> tuple[Place, ...]:
-        """One place for each module that has the tensor, whatever the number of its names."""
-        return unique_places(self.places)
-
-
-def unique_places(places: tuple[Place, ...]) -> tuple[Place, ...]:
-    """The first place for each module and tensor among places with several names of modules."""
-    found = {(id(place.module), place.tensor_name): place for place in reversed(places)}
-    return tuple(reversed(found.values()))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -239,8 +240,3 @@ def _weights(found: FoundTensor) -> set[str]:
 
 def _is_finite(matrix: Tensor) -> bool:
     return matrix.is_meta or bool(torch.isfinite(matrix.detach()).all())
-
-
-def with_reason(target: Target, reason: str) -> Target:
-    """The target, left as it is after all."""
-    return replace(target, layout=None, reason=reason)

@@ -12,12 +12,12 @@ from torch.nn.parameter import is_lazy
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
 from pgkmeans_sk.codes.stored_file import StoredFile
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
-from pgkmeans_sk.nn.selection import DTYPE_NAMES, Place, unique_places
+from pgkmeans_sk.nn.selection import DTYPE_NAMES, Place, Placed
 from pgkmeans_sk.nn.state import carried_state, compressed_state
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Slot:
+class Slot(Placed):
     """A tensor of a model, with all its places.
 
     Attributes
@@ -35,11 +35,6 @@ class Slot:
     weight: CodebookWeight | None = None
 
     @property
-    def name(self) -> str:
-        """The first name."""
-        return self.places[0].name
-
-    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the tensor that a file has for it."""
         return tuple(self.tensor.shape) if self.weight is None else self.weight.shape
@@ -53,10 +48,6 @@ class Slot:
     def is_parameter(self) -> bool:
         """Whether it is a parameter, not a buffer."""
         return isinstance(self.tensor, nn.Parameter)
-
-    def unique_places(self) -> tuple[Place, ...]:
-        """One place for each module that has it, whatever the number of its names."""
-        return unique_places(self.places)
 
     @property
     def can_be_compressed(self) -> bool:

@@ -12,7 +12,7 @@ from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescript
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
-from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, Place, find_tensors, unique_places
+from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, Place, Placed, find_tensors
 
 TIES = "pgkmeans_sk.ties"
 """A key of a file's metadata: what names of one tensor mean, if not only that they are equal."""
@@ -22,7 +22,7 @@ METADATA = {"format": "pt", TIES: "parameters"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class CompressedState:
+class CompressedState(Placed):
     """A compressed weight of a model.
 
     Weights that share a codebook are one ``FoundTensor`` by their parameter, and are told apart
@@ -33,20 +33,6 @@ class CompressedState:
     weight: CodebookWeight
     codebook: nn.Parameter
     codebooks_of: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The first name."""
-        return self.places[0].name
-
-    @property
-    def aliases(self) -> tuple[str, ...]:
-        """All other names."""
-        return tuple(place.name for place in self.places[1:])
-
-    def unique_places(self) -> tuple[Place, ...]:
-        """One place for each module that has it, whatever the number of its names."""
-        return unique_places(self.places)
 
     def matrix(self) -> CompressedMatrix:
         """Its codes and codebook as arrays."""

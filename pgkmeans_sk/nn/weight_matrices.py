@@ -48,7 +48,7 @@ def compressed_alone(
         else:
             known = {} if calibration is None else _weighting(target, rows.shape[1], calibration)
             matrix = quantizer.compress(rows, **known)
-    return _with_zero_padding(matrix, target.found)
+    return _with_zero_padding(matrix, rows, target.found)
 
 
 def compressed_together(
@@ -117,7 +117,9 @@ def _weighting(target: Target, n_features: int, calibration: Calibration) -> dic
     return known
 
 
-def _with_zero_padding(matrix: CompressedMatrix, found: FoundTensor) -> CompressedMatrix:
+def _with_zero_padding(
+    matrix: CompressedMatrix, rows: NDArray[np.floating], found: FoundTensor
+) -> CompressedMatrix:
     """The matrix with a padding row of zeros that stays one, if there is such a row.
 
     In each codebook the word nearest to zero becomes zero, and is what the padding row is made of.
@@ -140,8 +142,9 @@ def _with_zero_padding(matrix: CompressedMatrix, found: FoundTensor) -> Compress
         word = own if is_alone else np.square(words.astype(np.float64)).sum(axis=1).argmin()
         words[word] = 0.0
         codes[padding, column] = word
+    decoder = replace(decoder, codebooks=books)
     return CompressedMatrix.from_codes(
-        replace(decoder, codebooks=books), codes, relative_error=matrix.relative_error
+        decoder, codes, relative_error=_relative_error(decoder, codes, rows)
     )
 
 
@@ -153,9 +156,9 @@ def _codes_of_book(codes: NDArray[Any], decoder: Decoder, column: int) -> NDArra
     return codes[:, stage * decoder.n_blocks : (stage + 1) * decoder.n_blocks]
 
 
-def error_of(matrix: CompressedMatrix, rows: NDArray[np.floating]) -> float:
-    """``|W - decoded| / |W|`` for the rows of W that a matrix stands for."""
-    wide = rows.astype(matrix.decoder.work_dtype, copy=False)
-    lost = float(sq_errors(matrix.decoder, wide, matrix.codes()).sum())
+def _relative_error(decoder: Decoder, codes: NDArray[Any], rows: NDArray[np.floating]) -> float:
+    """``|W - decoded| / |W|`` for the rows of W that the codes stand for."""
+    wide = rows.astype(decoder.work_dtype, copy=False)
+    lost = float(sq_errors(decoder, wide, codes).sum())
     total = float(np.einsum("ij,ij->", wide, wide, dtype=np.float64))
     return float(np.sqrt(lost / total)) if total else 0.0
