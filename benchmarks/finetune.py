@@ -66,12 +66,15 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
     tuned, rows = [], []
     for task in plan.tasks:
         for seed in plan.seeds:
-            for noise in plan.noise:
+            for noise in dict.fromkeys((0.0, *plan.noise)):  # without noise: the yardstick
                 fresh = study.fine_tuned(task, seed, noise)
                 tuned.append(fresh)
-                rows += [
-                    study.compressed(fresh, sizes, arm) for sizes in plan.sizes for arm in plan.arms
-                ]
+                if noise in plan.noise:
+                    rows += [
+                        study.compressed(fresh, sizes, arm)
+                        for sizes in plan.sizes
+                        for arm in plan.arms
+                    ]
     return {
         "kind": "finetune",
         "settings": {
