@@ -36,7 +36,10 @@ class CodebookWeight(nn.Module):
     shape : tuple of int
         Of the weight.
     axis : int
-        The axis of the weight that is the rows of its matrix.
+        The axis of the weight that is the rows of its matrix; 0 if there is ``group_size``.
+    group_size : int or None
+        Values of a group of consecutive values of the flattened weight: then the columns of the
+        matrix are groups, not rows of the weight.
     codes : uint8 tensor of shape (n_rows, n_block_codes) or (n_rows, n_block_codes, 2)
         The code of each block (``Decoder``); of more than 256 code words the two bytes of the
         code, the lower one first: not every backend can send 16-bit integers to other processes.
@@ -75,6 +78,7 @@ class CodebookWeight(nn.Module):
         *,
         shape: tuple[int, ...],
         axis: int,
+        group_size: int | None = None,
         n_features: int,
         stored_dtype: np.dtype[Any],
         gradient: str,
@@ -85,6 +89,7 @@ class CodebookWeight(nn.Module):
             self.register_buffer(name, value, persistent=name != "counts")
         self.shape = shape
         self.axis = axis
+        self.group_size = group_size
         self.n_features = n_features
         self.stored_dtype = stored_dtype
         self.gradient = gradient
@@ -99,9 +104,13 @@ class CodebookWeight(nn.Module):
         shape: tuple[int, ...],
         axis: int,
         *,
+        group_size: int | None = None,
         gradient: str = "mean",
     ) -> CodebookWeight:
-        """A parametrization of a weight of ``shape`` whose matrix along ``axis`` is ``matrix``."""
+        """A parametrization of a weight of ``shape`` whose matrix along ``axis`` is ``matrix``.
+
+        With ``group_size``, the columns of the matrix are groups of the weight (``layers``).
+        """
         decoder = matrix.decoder
         codes = matrix.codes()
         blocks = np.ascontiguousarray(codes[:, : decoder.n_block_codes])
@@ -122,6 +131,7 @@ class CodebookWeight(nn.Module):
             buffers,
             shape=tuple(shape),
             axis=axis,
+            group_size=group_size,
             n_features=decoder.n_features,
             stored_dtype=decoder.codebooks.dtype,
             gradient=gradient,
@@ -136,12 +146,13 @@ class CodebookWeight(nn.Module):
         """The weight, in the dtype of ``codebook``."""
         if self._decoded is not None and self.is_cached:
             return self._decoded
-        return tensor_of(self.decode(codebook), self.shape, self.axis)
+        return tensor_of(self.decode(codebook), self.shape, self.axis, self.group_size)
 
     def dense(self, codebook: Tensor) -> Tensor:
         """The weight as a contiguous tensor that knows nothing of the codebook."""
         with torch.no_grad():
-            return tensor_of(self.decode(codebook), self.shape, self.axis).contiguous()
+            matrix = self.decode(codebook)
+            return tensor_of(matrix, self.shape, self.axis, self.group_size).contiguous()
 
     @property
     def is_cached(self) -> bool:
@@ -256,7 +267,7 @@ class CodebookWeight(nn.Module):
             raise ValueError(
                 f"Got a weight of shape {tuple(weight.shape)}, but expected {self.shape}."
             )
-        rows = matrix_of(weight.detach(), self.axis)
+        rows = matrix_of(weight.detach(), self.axis, self.group_size)
         if not bool(torch.isfinite(rows).all()):
             raise ValueError("Got a weight with NaN or infinity, but expected finite values.")
         rows = rows.to("cpu", _work_dtype(codebook.dtype)).contiguous()

@@ -163,7 +163,11 @@ class Preparation:
             )
             return None
         weight = CodebookWeight.from_matrix(
-            matrix, described.shape, described.axis, gradient=self.gradient
+            matrix,
+            described.shape,
+            described.axis,
+            group_size=described.group_size,
+            gradient=self.gradient,
         )
         return CodesStep(slots=slots, weight=weight.to(device), words=words, group=group)
 

@@ -203,7 +203,9 @@ def _own_state(
             used.append(key)
     check_values(layout, parts)
     matrix = matrix_of(layout, parts, state.weight.relative_error, 0.0)
-    weight = CodebookWeight.from_matrix(matrix, state.weight.shape, state.weight.axis)
+    weight = CodebookWeight.from_matrix(
+        matrix, state.weight.shape, state.weight.axis, group_size=state.weight.group_size
+    )
     own = {f"0.{name}": tensor for name, tensor in weight.state_dict().items()}
     own["original"] = torch.from_numpy(matrix.decoder.codebooks.astype(np.float64))
     return {

@@ -144,6 +144,7 @@ def _described(states: list[CompressedState]) -> list[dict[str, Any]]:
             "buffers": [name for name, _ in state.weight.named_buffers() if name != "counts"],
             "shape": list(state.weight.shape),
             "axis": state.weight.axis,
+            **_grouping(state.weight),
             "n_features": state.weight.n_features,
             "stored_dtype": state.weight.stored_dtype.name,
             "gradient": state.weight.gradient,
@@ -151,6 +152,10 @@ def _described(states: list[CompressedState]) -> list[dict[str, Any]]:
         }
         for state in states
     ]
+
+
+def _grouping(weight: CodebookWeight) -> dict[str, int]:
+    return {} if weight.group_size is None else {"group_size": weight.group_size}
 
 
 def _register(
@@ -199,6 +204,7 @@ def _weight(
         buffers,
         shape=tuple(entry["shape"]),
         axis=entry["axis"],
+        group_size=entry.get("group_size"),
         n_features=entry["n_features"],
         stored_dtype=np.dtype(entry["stored_dtype"]),
         gradient=entry["gradient"],
