@@ -82,8 +82,8 @@ def test_reassigned_and_copied():
     model = grouped(plain())
     other = copy.deepcopy(model)
     (state,) = [s for s in compressed_state(other) if s.name == "1.weight"]
-    state.weight.reassign(state.codebook, torch.zeros(4, 6, 5))
-    words = state.codebook.detach()[0, :, :, 0]
+    state.weight.reassign(state.original, torch.zeros(4, 6, 5))
+    words = state.original.detach()[0, :, :, 0]
     expected = words.gather(1, words.abs().argmin(1, keepdim=True)).expand(-1, 20)
     assert torch.equal(other[1].weight, expected.reshape(4, 6, 5))
     assert not torch.equal(other[1].weight, model[1].weight)
