@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.codes.matrix_layout import MatrixLayout, Parts, check_size
+from pgkmeans_sk.codes.level_layout import LevelLayout
+from pgkmeans_sk.codes.matrix_kinds import StoredLayout
+from pgkmeans_sk.codes.matrix_layout import Parts, check_size
 from pgkmeans_sk.codes.tensor_writer import TensorSpec, check_texts, is_text
 
 ORIGINAL_DTYPES = ("F64", "F32", "F16", "BF16")
@@ -39,10 +41,10 @@ class CompressedDescription:
         Values of a group, and rows of the matrix; it divides the number of values.
     aliases : tuple of str
         Other names of the same tensor (tied weights).
-    layout : MatrixLayout
+    layout : MatrixLayout or LevelLayout
         Sizes and dtypes of the arrays.
     relative_error, entropy : float
-        As of ``CompressedMatrix``.
+        As of ``CompressedMatrix`` or ``LevelMatrix``.
     checksums : mapping of str to int
         CRC-32 of each array that is stored for it.
     codebooks_of : str or None
@@ -57,7 +59,7 @@ class CompressedDescription:
 
     shape: tuple[int, ...]
     dtype: str
-    layout: MatrixLayout
+    layout: StoredLayout
     axis: int = 0
     group_size: int | None = None
     aliases: tuple[str, ...] = ()
@@ -70,6 +72,13 @@ class CompressedDescription:
         if self.dtype not in ORIGINAL_DTYPES:
             raise ValueError(
                 f"got dtype={self.dtype!r}, but expected one of {', '.join(ORIGINAL_DTYPES)}"
+            )
+        if isinstance(self.layout, LevelLayout) and (
+            self.group_size is not None or self.codebooks_of is not None
+        ):
+            raise ValueError(
+                f"got levels with group_size={self.group_size} and codebooks_of="
+                f"{self.codebooks_of!r}, but expected neither: they have no codebooks"
             )
         matrix_shape = rows_and_columns(self.shape, self.axis, self.group_size)
         expected = self.layout.n_rows, self.layout.n_features
@@ -174,6 +183,8 @@ class FileDescription:
         found = self.compressed.get(owner) if isinstance(owner, str) else None
         if found is None:
             raise ValueError(f"{claim}, but expected the name of a compressed tensor")
+        if isinstance(found.layout, LevelLayout):
+            raise ValueError(f"{claim}, which has levels, but expected one with codebooks")
         if found.codebooks_of is not None:
             raise ValueError(
                 f"{claim}, but expected a tensor with codebooks of its own, not those of "

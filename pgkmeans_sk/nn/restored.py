@@ -6,8 +6,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pgkmeans_sk.codes.level_matrix import LevelMatrix
+from pgkmeans_sk.codes.matrix_kinds import StoredMatrix
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
-from pgkmeans_sk.nn.stored_weight import StoredMatrix, StoredWeight
+from pgkmeans_sk.nn.level_weight import LevelWeight
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 
 
 def restored_weight(
@@ -42,6 +45,8 @@ def restored_weight(
     original : ndarray
         The values of its original, in the dtype in which they are stored.
     """
+    if isinstance(matrix, LevelMatrix):
+        return LevelWeight.from_matrix(matrix, shape, axis), matrix.ranges
     weight = CodebookWeight.from_matrix(
         matrix, shape, axis, group_size=group_size, gradient=gradient
     )

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.matrix_layout import MatrixLayout
+from pgkmeans_sk.codes.matrix_kinds import StoredLayout, StoredMatrix
 from pgkmeans_sk.nn.layers import tensor_of
-
-StoredMatrix: TypeAlias = CompressedMatrix
-"""The records that files hold for a weight's matrix."""
-
-StoredLayout: TypeAlias = MatrixLayout
-"""Their sizes and dtypes, known before they are made."""
 
 
 class StoredWeight(nn.Module, ABC):
