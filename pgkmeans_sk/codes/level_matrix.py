@@ -49,7 +49,7 @@ class LevelMatrix:
     Four levels for two values and sixteen for the others:
 
     >>> import numpy as np
-    >>> rows = np.array([[0.0, 1.0, 0.25], [0.5, 0.2, 0.9]], dtype=np.float32)
+    >>> rows = np.array([[0.0, 1.0, 0.25], [0.52, 0.2, 0.95]], dtype=np.float32)
     >>> matrix = LevelMatrix.from_values(rows, [2, 4, 4], group_size=2)
     >>> matrix.codes()
     array([[ 0,  3,  4],
