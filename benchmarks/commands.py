@@ -195,6 +195,7 @@ def _add_options(parser: Parser) -> None:
 def _add_sentences(parser: Parser) -> None:
     _add_choice(parser, "--arms", list(sentences.ARMS))
     _add_choice(parser, "--specs", list(sentences.SPECS))
+    _add_choice(parser, "--ways", sentences.WAYS)
     parser.add_argument("--block-sizes", type=_numbers, default=list(sentences.Plan.block_sizes))
     parser.add_argument("--k", dest="n_codes", type=_numbers, default=list(sentences.Plan.n_codes))
     _add_choice(parser, "--subsets", sentences.SUBSETS)

@@ -1,5 +1,6 @@
 """Calls that stop in the middle, and go on."""
 
+import contextlib
 import threading
 
 import pytest
@@ -72,10 +73,8 @@ def test_closing_unwinds_the_call_and_leaves_no_thread(n_resumed):
 def test_except_exception_does_not_keep_a_call_alive():
     def call(run):
         while True:
-            try:
+            with contextlib.suppress(Exception):
                 run.pause(0)
-            except Exception:
-                pass
 
     with PausedRun(call) as run:
         run.resume()
