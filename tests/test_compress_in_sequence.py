@@ -329,6 +329,23 @@ def test_errors_leave_the_model_as_it_was(batches, first, error, message):
     assert model.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert threading.active_count() == n_threads
+    assert torch.is_grad_enabled()
+
+
+def test_nothing_else_is_changed(batches):
+    model = net().train()
+    parameters, n_threads = dict(model.named_parameters()), threading.active_count()
+    random = torch.get_rng_state()
+    in_sequence(model, batches)
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert threading.active_count() == n_threads
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert model.training
+    assert model.norm.training
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.up.bias is parameters["up.bias"]
+    (model(batches[0])).sum().backward()  # nothing of the passes hangs on to it
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ class Lockstep:
         ValueError
             If batches do not call the layers in the same order.
         """
-        with self.original.watching(), self.compressed.watching():
+        with torch.no_grad(), self.original.watching(), self.compressed.watching():
             for number in range(len(self._names)):
                 at_layer(number, self._sums(number))
             # Nothing is compressed behind the last layer: the calls need not go to their end.
@@ -205,7 +205,6 @@ def _added(
 
 def _vectors(reader: Reader, module: nn.Module, stop: Stop, mask: RowMask) -> Iterator[Tensor]:
     """Inputs (n, in), some at a time."""
-    with torch.no_grad():
-        for seen in reader(module, stop.args, stop.kwargs, mask):
-            assert isinstance(seen, Vectors)
-            yield seen.values[:, 0]
+    for seen in reader(module, stop.args, stop.kwargs, mask):
+        assert isinstance(seen, Vectors)
+        yield seen.values[:, 0]
