@@ -137,9 +137,7 @@ def test_codebooks_beyond_the_model_s_dtype(path):
     path.write_bytes(parts.seal(json.dumps(description)).joined())
     half = torch.nn.Linear(16, 32)
     half.weight = torch.nn.Parameter(half.weight.half())
-    check_refused(
-        half, path, "'weight': got a codebook of F32 with values beyond F16, but expected"
-    )
+    check_refused(half, path, "'weight': got numbers of F32 beyond F16, but expected")
 
 
 def stacked(model):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
-from pgkmeans_sk.codes.matrix_layout import parts_of
+from pgkmeans_sk.codes.matrix_kinds import StoredMatrix, layout_of, parts_of
 from pgkmeans_sk.codes.stored_file import StoredFile
 from pgkmeans_sk.codes.tensor_dtypes import dtype_name, to_bytes
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
@@ -21,7 +21,7 @@ from pgkmeans_sk.nn.row_lookup import look_rows_up
 from pgkmeans_sk.nn.selection import Place
 from pgkmeans_sk.nn.slots import Match, Slot
 from pgkmeans_sk.nn.state import METADATA, TIES
-from pgkmeans_sk.nn.stored_weight import StoredMatrix, StoredWeight
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 from pgkmeans_sk.nn.tensor_bytes import tensor_of_bytes
 
 Described: TypeAlias = CompressedDescription | CarriedDescription
@@ -157,13 +157,17 @@ class Preparation:
     ) -> CodesStep | None:
         device, dtype = self._device(slots[0]), slots[0].tensor.dtype
         weight, stored = restored_weight(
-            matrix, described.shape, described.axis, gradient=self.gradient
+            matrix,
+            described.shape,
+            described.axis,
+            group_size=described.group_size,
+            gradient=self.gradient,
         )
         values = torch.from_numpy(stored.astype(np.float64)).to(device, dtype)
         if not bool(torch.isfinite(values).all()):
             self.problems.append(
-                f"{name!r}: got a codebook of {dtype_name(stored.dtype)} with values beyond "
-                f"{slots[0].dtype}, but expected numbers that the model's dtype can hold"
+                f"{name!r}: got numbers of {dtype_name(stored.dtype)} beyond "
+                f"{slots[0].dtype}, but expected those that the model's dtype can hold"
             )
             return None
         return CodesStep(slots=slots, weight=weight.to(device), values=values, group=group)
@@ -218,7 +222,7 @@ def _bits(content: StoredMatrix | memoryview | None) -> Any:
     if not isinstance(content, StoredMatrix):
         return content
     arrays = {name: (a.dtype, a.shape, a.tobytes()) for name, a in parts_of(content).items()}
-    return content.shape, content.dtype, arrays
+    return layout_of(content), arrays
 
 
 # ------------------------------------------------------------------ what changes the model

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from pgkmeans_sk.codes.matrix_kinds import StoredMatrix
 from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor
@@ -19,7 +20,6 @@ from pgkmeans_sk.nn.state import (
     compressed_state,
     unknown_state,
 )
-from pgkmeans_sk.nn.stored_weight import StoredMatrix
 from pgkmeans_sk.nn.tensor_bytes import bytes_of
 
 
@@ -63,6 +63,7 @@ def _stored(state: CompressedState, path: str | PathLike[str]) -> StoredTensor:
         matrix=partial(_matrix, state, path),
         layout=described.layout,
         axis=described.axis,
+        group_size=described.group_size,
         aliases=described.aliases,
         codebooks_of=described.codebooks_of,
     )

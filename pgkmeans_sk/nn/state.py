@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
+from pgkmeans_sk.codes.matrix_kinds import StoredLayout, StoredMatrix
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, Place, Placed, find_tensors
-from pgkmeans_sk.nn.stored_weight import StoredLayout, StoredMatrix, StoredWeight
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 
 TIES = "pgkmeans_sk.ties"
 """A key of a file's metadata: what names of one tensor mean, if not only that they are equal."""
@@ -46,6 +47,7 @@ class CompressedState(Placed):
             dtype=DTYPE_NAMES[self.original.dtype],
             layout=self.layout(),
             axis=self.weight.axis,
+            group_size=self.weight.group_size,
             aliases=self.aliases,
             codebooks_of=self.codebooks_of,
         )

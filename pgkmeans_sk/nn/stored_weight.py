@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.matrix_layout import MatrixLayout
+from pgkmeans_sk.codes.matrix_kinds import StoredLayout, StoredMatrix
 from pgkmeans_sk.nn.layers import tensor_of
-
-StoredMatrix: TypeAlias = CompressedMatrix
-"""The records that files hold for a weight's matrix."""
-
-StoredLayout: TypeAlias = MatrixLayout
-"""Their sizes and dtypes, known before they are made."""
 
 
 class StoredWeight(nn.Module, ABC):
@@ -37,7 +29,10 @@ class StoredWeight(nn.Module, ABC):
     shape : tuple of int
         Of the weight.
     axis : int
-        The axis of the weight that is the rows of its matrix.
+        The axis of the weight that is the rows of its matrix; 0 if there is ``group_size``.
+    group_size : int or None
+        If given, the columns of the matrix are groups of so many consecutive values of the
+        flattened weight (``layers.matrix_of``).
     original_is_codebook : bool
         Whether the original holds code words (and several weights may share it), not the weight
         itself as it is trained.
@@ -45,6 +40,7 @@ class StoredWeight(nn.Module, ABC):
 
     shape: tuple[int, ...]
     axis: int
+    group_size: int | None = None
     original_is_codebook: bool = False
 
     def __init__(self) -> None:
@@ -93,7 +89,8 @@ class StoredWeight(nn.Module, ABC):
     def dense(self, original: Tensor) -> Tensor:
         """The stored weight as a contiguous tensor that knows nothing of the original."""
         with torch.no_grad():
-            return tensor_of(self.decode(original), self.shape, self.axis).contiguous()
+            matrix = self.decode(original)
+            return tensor_of(matrix, self.shape, self.axis, self.group_size).contiguous()
 
     @property
     def is_cached(self) -> bool:
