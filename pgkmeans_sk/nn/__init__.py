@@ -7,6 +7,8 @@ from pgkmeans_sk.nn.checkpoint import load, save
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
 from pgkmeans_sk.nn.distillation import distillation_loss, teacher_of
+from pgkmeans_sk.nn.dkm import dkm, remove_dkm
+from pgkmeans_sk.nn.dkm_weight import DKMWeight
 from pgkmeans_sk.nn.iterative_pq import IterativePQ
 from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.quant_noise import (
@@ -21,6 +23,7 @@ from pgkmeans_sk.nn.stage import Stage
 __all__ = [
     "Calibration",
     "CodebookWeight",
+    "DKMWeight",
     "IterativePQ",
     "ModelReport",
     "Stage",
@@ -29,10 +32,12 @@ __all__ = [
     "calibrate",
     "compress_model",
     "distillation_loss",
+    "dkm",
     "load",
     "noise_rates",
     "quant_noise",
     "refresh_codebooks",
+    "remove_dkm",
     "remove_quant_noise",
     "save",
     "set_noise_rate",

@@ -91,7 +91,7 @@ class _Moved(torch.autograd.Function):
         return found
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, centroids, found, mass = ctx.saved_tensors
         points, settings = ctx.points, ctx.settings
@@ -115,7 +115,7 @@ class _Softened(torch.autograd.Function):
         return points.spread(settings.softened(points, centroids).to(rows.dtype))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, centroids = ctx.saved_tensors
         points, settings = ctx.points, ctx.settings

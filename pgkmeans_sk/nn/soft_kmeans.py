@@ -1,12 +1,13 @@
 """Soft k-means over rows in tiles: an iteration, soft rows, and what gradients pull them by.
 
-With rows x_i (of multiplicity q_i), centroids c_j and a temperature tau, the attention of a row is ::
+With rows x_i (of multiplicity q_i), centroids c_j and a temperature tau, the attention of a row ::
 
     A_ij = softmax_j(-distance(x_i, c_j) / tau)
 
-An iteration F moves centroids to ``c'_j = sum_i q_i A_ij x_i / sum_i q_i A_ij``; a soft row is
-``sum_j A_ij c_j``. The attention of all rows is never in memory: a tile of rows has its own while it
-is needed, and in the backward pass it is computed again. So memory is O(n b + tile K).
+moves centroids, in an iteration F, to ``c'_j = sum_i q_i A_ij x_i / sum_i q_i A_ij``, and makes the
+row soft: ``sum_j A_ij c_j``. The attention of all rows is never in memory: a tile of rows has its
+own while it is needed, and in the backward pass it is computed again. So memory is
+O(n b + tile K).
 
 References
 ----------
@@ -239,7 +240,7 @@ class _Attention:
         return self._steps(rows, ones).unsqueeze(2) * steps
 
     def _steps(self, rows: Tensor, logits: Tensor) -> Tensor:
-        """The gradient of logits over tau and the distance; 0 at a centroid, where there is none."""
+        """The gradient of logits over tau and the distance; 0 at a centroid: there is none."""
         distances = self._distances(rows)
         return torch.where(distances > 0.0, logits / (self.tau * distances), 0.0)
 
