@@ -52,7 +52,129 @@ def dkm(
     spec: Spec | TensorSettings | Mapping[str, Any] | str | PathLike[str] | None = None,
     random_state: int | None = 0,
 ) -> ModelReport:
-    """Train the weights of a model by differentiable k-means (DKM), in place."""
+    """Let the weights of a model be trained by differentiable k-means (DKM), in place.
+
+    Each weight becomes a parametrization (``DKMWeight``). In training mode a block of the weight is
+    not one centroid but the mean of all of them, weighted by its attention to each; attention and
+    centroids are functions of the weight, so that the weight is trained towards values that lose
+    little when they are quantized, and towards centroids that serve the task. In evaluation mode
+    each block is its nearest centroid: exactly what ``save`` writes, as codes. ``bake`` makes a
+    plain model of it, ``remove_dkm`` takes DKM away and leaves the weight as it was trained.
+
+    The parameter stays the same object and dense, so an optimiser that was made before goes on with
+    it, and it is never written here.
+
+    Parameters
+    ----------
+    model : Module
+        A layer or a model, trained already: then all weights that ``compress_model`` would take.
+    bits : int, default=4
+        Bits of a code, 1 to 16: there are ``2**bits`` centroids. A weight takes
+        ``bits / block_size`` bits: papers write "4/8" for half a bit.
+    block_size : int, default=1
+        Values of a block: consecutive ones of a row of the weight's matrix. What is left of a row
+        is a narrower block, which is assigned by the first values of centroids, and moves none.
+    tau : float or "auto", default="auto"
+        The temperature of attention: a number is absolute, for all weights, in units of the squared
+        distance (or of the distance). "auto": for each weight, ``TAU_FACTOR`` times the mean
+        squared distance of its blocks from their centroids at the start (or the root of that). It
+        stays the same while the weight is trained.
+    max_iter : int, default=5
+        Iterations of a read at most, 1 or more.
+    tol : float, default=1e-4
+        They end when centroids move by no more than that, relative to their spread.
+    backward : {"unrolled", "implicit", "jfb"}, default="unrolled"
+        How gradients get from the centroids to the weight.
+
+        - "unrolled": through all iterations of the read (DKM).
+        - "implicit": through the fixed point that they lead to (IDKM). It is exact if they do get
+          there, which takes more than 5 iterations at first; but each read begins where the last
+          one ended.
+        - "jfb": through the last iteration only: the cheapest.
+    distance : {"squared", "euclidean"}, default="squared"
+        What attention is the softmax of: the negative squared distance, or distance, over ``tau``.
+    spec : Spec, TensorSettings, dict, path of a YAML file, "ipq" or None, default=None
+        Which weights are taken, by rules; of their settings, ``skip``, ``min_size``,
+        ``block_size``, ``n_codes`` and ``codebook_dtype`` are used here, and ``max_iter`` and
+        ``rows_per_code`` for the start. Rules win over the arguments above, defaults for
+        ``block_size`` and ``n_codes`` do not.
+    random_state : int or None, default=0
+        Of the k-means that the start is from; for ``block_size=1`` it is the optimum, whatever the
+        number. Nothing else is random.
+
+    Returns
+    -------
+    report : ModelReport
+        What the model would be if it was saved now: bytes, errors, and why tensors were left as
+        they are. Prints as a table.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is none that is accepted, there is no weight, or one has Quant-Noise. The
+        model was not changed then.
+
+    Warns
+    -----
+    RuntimeWarning
+        In a backward pass with "implicit", if the linear system for the gradient is not nearly
+        solved after 64 passes over the weight.
+
+    See Also
+    --------
+    remove_dkm : The opposite.
+    compress_model : Codes without training, or before it.
+
+    Notes
+    -----
+    *Memory.* Attention is computed for a tile of blocks at a time, and once more in the backward
+    pass: what a read needs is a few copies of the weight, not ``max_iter`` times blocks times
+    centroids, for all three kinds of ``backward``. Of weights in 16 bits with ``block_size=1``
+    equal values are one, so that there are 65 536 at most; results are the same.
+
+    *Temperature.* Far above the squared error, centroids merge, and what is trained has little to
+    do with what is stored. Far below it attention is hard, and a weight is trained by its
+    centroid only: then this is little more than fine-tuning of a codebook.
+
+    *The implicit gradient.* If C = F(C, W) is the fixed point of an iteration, and v a gradient
+    with respect to C, that with respect to W is ``(dF/dW)^T u`` with ``u = v + (dF/dC)^T u``. Up to
+    64 numbers in all centroids dF/dC is formed in one pass, else it is only applied; either way u
+    is found by minimal residuals (GMRES), to a relative residual of 1e-5, or 1e-10 in float64.
+    Taking u = v is "jfb".
+
+    *Reads.* Each read in training mode moves the centroids that the ``state_dict`` carries
+    (``parametrizations.weight.0.centroids``), ``layer.weight.shape`` too. Layers that share a
+    weight stay tied and take turns; ``torch.nn.utils.parametrize.cached()`` is for reading once.
+    Checkpointed activations are right if each weight is read once in a forward.
+
+    *Evaluation mode* assigns blocks anew at each read; ``cached`` keeps them. There is no gradient
+    for weights then.
+
+    *Padding.* A padding row of zeros of an embedding stays one.
+
+    References
+    ----------
+    Cho et al. 2022, "DKM: Differentiable K-Means Clustering Layer for Neural Network Compression",
+    arXiv:2108.12659. Cho et al. 2023, "eDKM", arXiv:2309.00964. Jaffe et al. 2023, "IDKM",
+    arXiv:2312.07759.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Linear(32, 8))
+    >>> report = nn.dkm(model, bits=2, backward="jfb")
+    >>> [(tensor.name, tensor.stored_bytes) for tensor in report.compressed]  # 2 bits and 4 values
+    [('0.weight', 520), ('1.weight', 72)]
+    >>> optimizer = torch.optim.Adam(model.parameters())
+    >>> loss = model(torch.ones(5, 64)).square().mean()
+    >>> loss.backward()
+    >>> optimizer.step()
+    >>> len(model[0].weight.unique()) > 4  # soft in training
+    True
+    >>> len(model.eval()[0].weight.unique())
+    4
+    """
     begin = time.perf_counter()
     settings = _checked(model, bits, block_size, tau, max_iter, tol, backward, distance)
     check_arguments(None, "mean", random_state)
@@ -83,7 +205,36 @@ def dkm(
 
 
 def remove_dkm(module: AnyModule) -> AnyModule:
-    """Take differentiable k-means from all weights of a module that ``dkm`` gave it to."""
+    """Take differentiable k-means from all weights of a module that ``dkm`` gave it to.
+
+    Weights are the parameters themselves again, dense, as they were trained; for those that are
+    stored, see ``bake``. A module without DKM is left alone.
+
+    Parameters
+    ----------
+    module : Module
+        A layer or a model.
+
+    Returns
+    -------
+    module : Module
+        The same module.
+
+    Raises
+    ------
+    ValueError
+        If a weight has another parametrization on top. Nothing was changed then.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> layer = torch.nn.Linear(16, 64)
+    >>> weight = layer.weight
+    >>> report = nn.dkm(layer, bits=2)
+    >>> nn.remove_dkm(layer).weight is weight
+    True
+    """
     check_module(module)
     places = list(_places(module))
     for place in places:

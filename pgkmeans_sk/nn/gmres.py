@@ -56,11 +56,13 @@ def solved(
         return start, first / size
     basis = [residual / first]
     max_iter = min(max_iter, len(right))
+    unit = 10 * torch.finfo(right.dtype).eps
     products = np.zeros((max_iter + 1, max_iter))
     target = np.zeros(max_iter + 1)
     target[0] = first
     for k in range(max_iter):
         vector = operator(basis[k])
+        length = float(vector.norm())
         for i, other in enumerate(basis):
             products[i, k] = float(vector @ other)
             vector = vector - products[i, k] * other
@@ -68,10 +70,10 @@ def solved(
         if not np.isfinite(products[: k + 2, k]).all():
             return start, first / size
         system = products[: k + 2, : k + 1]
-        weights, *_ = np.linalg.lstsq(system, target[: k + 2], rcond=None)
+        weights, *_ = np.linalg.lstsq(system, target[: k + 2], rcond=unit)
         left = float(np.linalg.norm(system @ weights - target[: k + 2]))
-        # A vector of zeros: what was found is exact, and there is no direction left.
-        if left <= tol * size or k + 1 == max_iter or products[k + 1, k] <= 1e-14 * first:
+        # A vector of rounding errors: there is no direction left that could help.
+        if left <= tol * size or k + 1 == max_iter or products[k + 1, k] <= unit * length:
             break
         basis.append(vector / products[k + 1, k])
     parts = torch.as_tensor(weights, dtype=right.dtype, device=right.device)
