@@ -21,7 +21,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setitem(soft_kmeans.TILE_VALUES, "cpu", 36)
 
 
-def problem(n_rows=41, size=2, n_codes=4, seed=0):
+def problem(n_rows=23, size=2, n_codes=4, seed=0):
     """Rows and centroids, in float64."""
     rng = np.random.default_rng(seed)
     return rng.normal(size=(n_rows, size)), rng.normal(size=(n_codes, size))
