@@ -19,6 +19,7 @@ from benchmarks import (
     finetune,
     glue,
     growth,
+    inference,
     line,
     options,
     packing,
@@ -196,6 +197,7 @@ def _add_options(parser: Parser) -> None:
 def _add_sentences(parser: Parser) -> None:
     _add_choice(parser, "--arms", list(sentences.ARMS))
     _add_choice(parser, "--specs", list(sentences.SPECS))
+    _add_choice(parser, "--ways", sentences.WAYS)
     parser.add_argument("--block-sizes", type=_numbers, default=list(sentences.Plan.block_sizes))
     parser.add_argument("--k", dest="n_codes", type=_numbers, default=list(sentences.Plan.n_codes))
     _add_choice(parser, "--subsets", sentences.SUBSETS)
@@ -250,6 +252,13 @@ def _add_dkm(parser: Parser) -> None:
     parser.add_argument("--quick", action="store_true", help="few weights: does it run at all?")
     _add_limits(parser, dkm.Plan.rounds)
     _add_no_memory(parser)
+
+
+def _add_inference(parser: Parser) -> None:
+    parser.add_argument("--block-size", type=int, default=inference.Plan.block_size)
+    parser.add_argument("--k", dest="n_codes", type=int, default=inference.Plan.n_codes)
+    parser.add_argument("--quick", action="store_true", help="one sentence only")
+    _add_limits(parser, inference.Plan.rounds)
 
 
 def _add_packing(parser: Parser) -> None:
@@ -316,6 +325,11 @@ MEASURING = {
         "differentiable k-means: time and memory of a step, digits",
         _add_dkm,
         lambda arguments, console, save: dkm.run(_plan(dkm.Plan, arguments), console),
+    ),
+    "inference": Command(
+        "what a compressed model costs in use",
+        _add_inference,
+        lambda arguments, console, save: inference.run(_plan(inference.Plan, arguments), console),
     ),
     "packing": Command(
         "GB/s of packing and unpacking codes",

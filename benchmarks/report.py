@@ -19,6 +19,7 @@ from benchmarks import (
     dkm,
     finetune,
     growth,
+    inference,
     line,
     options,
     packing,
@@ -214,6 +215,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "options": options.sheets,
     "sentences": sentences.sheets,
     "finetune": finetune.sheets,
+    "inference": inference.sheets,
 }
 
 
@@ -281,6 +283,7 @@ _COMPARABLE = {
     ),
     "line": _Comparable(("data", "n", "k", "library")),
     "dkm": _Comparable(("part", "size", "way", "dtype", "seed"), has_sse=False),
+    "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
         ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True
