@@ -13,6 +13,7 @@ from benchmarks import (
     cold,
     curves,
     data,
+    dkm,
     efforts,
     empty_clusters,
     finetune,
@@ -238,6 +239,21 @@ def _run_finetune(arguments: argparse.Namespace, console: Console, save: Save) -
     return finetune.run(_plan(finetune.Plan, arguments), console)
 
 
+def _add_dkm(parser: Parser) -> None:
+    _add_choice(parser, "--parts", dkm.PARTS)
+    parser.add_argument("--sizes", type=names_in, default=list(dkm.SIZES),
+                        help='comma-separated: "bits of a code/values of a block"')  # fmt: skip
+    _add_choice(parser, "--ways", dkm.WAYS)
+    _add_choice(parser, "--dtypes", dkm.DTYPES)
+    parser.add_argument("--weights", dest="n_weights", type=int, default=dkm.Plan.n_weights)
+    parser.add_argument("--iterations", type=int, default=dkm.Plan.iterations)
+    parser.add_argument("--seeds", type=_numbers, default=list(dkm.Plan.seeds))
+    parser.add_argument("--epochs", type=int, default=dkm.Plan.epochs)
+    parser.add_argument("--quick", action="store_true", help="few weights: does it run at all?")
+    _add_limits(parser, dkm.Plan.rounds)
+    _add_no_memory(parser)
+
+
 def _add_inference(parser: Parser) -> None:
     parser.add_argument("--block-size", type=int, default=inference.Plan.block_size)
     parser.add_argument("--k", dest="n_codes", type=int, default=inference.Plan.n_codes)
@@ -305,6 +321,11 @@ MEASURING = {
         "a compressed model without training: STS-B", _add_sentences, _run_sentences
     ),
     "finetune": Command("iPQ with training: SST-2 and RTE", _add_finetune, _run_finetune),
+    "dkm": Command(
+        "differentiable k-means: time and memory of a step, digits",
+        _add_dkm,
+        lambda arguments, console, save: dkm.run(_plan(dkm.Plan, arguments), console),
+    ),
     "inference": Command(
         "what a compressed model costs in use",
         _add_inference,

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    dkm,
     finetune,
     growth,
     inference,
@@ -207,6 +208,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "curves": quality.sheets,
     "scaling": growth.sheets,
     "line": line.sheets,
+    "dkm": dkm.sheets,
     "packing": packing.sheets,
     "search": search.sheets,
     "quantizers": quantizers.sheets,
@@ -280,6 +282,7 @@ _COMPARABLE = {
         has_sse=False,
     ),
     "line": _Comparable(("data", "n", "k", "library")),
+    "dkm": _Comparable(("part", "size", "way", "dtype", "seed"), has_sse=False),
     "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
