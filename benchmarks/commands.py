@@ -13,6 +13,7 @@ from benchmarks import (
     cold,
     curves,
     data,
+    diffq,
     dkm,
     efforts,
     empty_clusters,
@@ -254,6 +255,21 @@ def _add_dkm(parser: Parser) -> None:
     _add_no_memory(parser)
 
 
+def _add_diffq(parser: Parser) -> None:
+    plan = diffq.Plan
+    _add_choice(parser, "--arms", diffq.ARMS)
+    parser.add_argument("--penalties", type=_reals, default=list(plan.penalties),
+                        help="comma-separated: what a MB adds to the loss")  # fmt: skip
+    parser.add_argument("--bits", type=_numbers, default=list(plan.bits), help="of fixed widths")
+    parser.add_argument("--group-size", type=int, default=plan.group_size)
+    parser.add_argument("--noise", choices=("uniform", "gaussian"), default=plan.noise)
+    parser.add_argument("--seeds", type=_numbers, default=list(plan.seeds))
+    parser.add_argument("--epochs", type=int, default=plan.epochs)
+    parser.add_argument("--logit-rate", type=float, default=plan.logit_rate,
+                        help="learning rate of bits")  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="two epochs: does it run at all?")
+
+
 def _add_inference(parser: Parser) -> None:
     parser.add_argument("--block-size", type=int, default=inference.Plan.block_size)
     parser.add_argument("--k", dest="n_codes", type=int, default=inference.Plan.n_codes)
@@ -325,6 +341,11 @@ MEASURING = {
         "differentiable k-means: time and memory of a step, digits",
         _add_dkm,
         lambda arguments, console, save: dkm.run(_plan(dkm.Plan, arguments), console),
+    ),
+    "diffq": Command(
+        "learned bits against fixed ones: accuracy and size, digits",
+        _add_diffq,
+        lambda arguments, console, save: diffq.run(_plan(diffq.Plan, arguments), console),
     ),
     "inference": Command(
         "what a compressed model costs in use",

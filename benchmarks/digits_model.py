@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +56,24 @@ def accuracy(model: nn.Module) -> float:
         return float((model.eval()(images).argmax(1) == labels).float().mean())
 
 
-def train(model: nn.Module, epochs: int, rate: float, seed: int) -> None:
-    """Adam on the cross-entropy, with a learning rate that falls to zero as a cosine."""
+def train(
+    model: nn.Module,
+    epochs: int,
+    rate: float,
+    seed: int,
+    *,
+    groups: list[dict[str, Any]] | None = None,
+    extra_loss: Callable[[], Tensor] | None = None,
+) -> None:
+    """Adam on the cross-entropy, with a learning rate that falls to zero as a cosine.
+
+    ``groups`` are those of the optimiser, in the place of all parameters; ``extra_loss`` is added.
+    """
     import torch
 
     images, labels, _, _ = _tables()
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), rate)
+    optimizer = torch.optim.Adam(groups or model.parameters(), rate)
     n_steps = epochs * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     model.train()
@@ -69,6 +81,8 @@ def train(model: nn.Module, epochs: int, rate: float, seed: int) -> None:
         for rows in torch.randperm(len(images), generator=generator).split(BATCH):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(images[rows]), labels[rows])
+            if extra_loss is not None:
+                loss = loss + extra_loss()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()

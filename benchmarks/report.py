@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    diffq,
     dkm,
     finetune,
     growth,
@@ -209,6 +210,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "scaling": growth.sheets,
     "line": line.sheets,
     "dkm": dkm.sheets,
+    "diffq": diffq.sheets,
     "packing": packing.sheets,
     "search": search.sheets,
     "quantizers": quantizers.sheets,
@@ -283,6 +285,7 @@ _COMPARABLE = {
     ),
     "line": _Comparable(("data", "n", "k", "library")),
     "dkm": _Comparable(("part", "size", "way", "dtype", "seed"), has_sse=False),
+    "diffq": _Comparable(("arm", "setting", "seed"), has_sse=False),
     "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(

@@ -1,6 +1,7 @@
 """Models with learned bits: their files, their size as a penalty, copies, compilers, training."""
 
 import copy
+import shutil
 
 import numpy as np
 import pytest
@@ -198,8 +199,8 @@ def test_the_penalty_is_the_size_of_the_file(make, group_size, tmp_path):
     model = with_bits(make(), group_size=group_size)
     nn.save(model, tmp_path / "file")
     size = (tmp_path / "file").stat().st_size / 2**20
-    assert nn.penalty_mb(model, rounded=True).item() == size
-    soft = nn.penalty_mb(model).item()
+    assert nn.penalty_mb(model).item() == size
+    soft = nn.penalty_mb(model, rounded=False).item()
     bits = [(w.bits().double(), w.widths(), w.group_counts()) for w in learned(model)]
     off = sum(((b - w) * n).sum().item() for b, w, n in bits) / 8 / 2**20
     assert soft == pytest.approx(size + off, rel=1e-12)
@@ -244,7 +245,7 @@ def test_training_for_size_and_task(tmp_path):
     nn.save(model, tmp_path / "file")
     size = (tmp_path / "file").stat().st_size / 2**20
     assert size < 0.85 * before
-    assert nn.penalty_mb(model).item() == pytest.approx(size, rel=0.01)
+    assert nn.penalty_mb(model).item() == size
 
 
 # -------------------------------------------------------------------- compilers and copies
@@ -267,6 +268,25 @@ def test_compiled(noise):
         if one.grad is not None:
             torch.testing.assert_close(other.grad, one.grad, rtol=1e-3, atol=1e-5)
     assert int(learned(twin)[0].n_reads) == int(learned(model)[0].n_reads) == 2
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler of C++")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_to_machine_code():
+    """45 values: such a loop once wrote beyond its memory. Backwards the same draw counts."""
+    torch.manual_seed(0)
+    model = with_bits(torch.nn.Linear(9, 5))
+    twin = copy.deepcopy(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(twin, fullgraph=True)
+    inputs = torch.randn(3, 9)
+    for _ in range(2):
+        expected, found = model(inputs), compiled(inputs)
+        torch.testing.assert_close(found, expected)
+        expected.square().sum().backward()
+        found.square().sum().backward()
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad)
 
 
 def test_checkpointed_activations_see_the_same_draw():

@@ -12,7 +12,7 @@ from pgkmeans_sk.nn.state import METADATA, carried_description, carried_state, c
 MEBIBYTE = 2**20
 
 
-def penalty_mb(model: nn.Module, *, rounded: bool = False) -> Tensor:
+def penalty_mb(model: nn.Module, *, rounded: bool = True) -> Tensor:
     """The size of the file that ``save`` writes, in MB of 2**20 bytes, with gradients for bits.
 
     All of the file counts: codes at the bits that their groups have now, which width each group
@@ -25,9 +25,10 @@ def penalty_mb(model: nn.Module, *, rounded: bool = False) -> Tensor:
     ----------
     model : Module
         After ``diffq``.
-    rounded : bool, default=False
+    rounded : bool, default=True
         Whether bits count as whole numbers, as they are stored: then the value is the size of the
-        file, exactly. The gradient is the same.
+        file, exactly, with the gradient passed through the rounding. False: they count as they are,
+        so that gradient and value belong together. The gradient is the same.
 
     Returns
     -------

@@ -172,11 +172,16 @@ class DiffQWeight(StoredWeight):
     def _drawn(self, shape: tuple[int, ...], rows: Tensor | None) -> Tensor:
         """The noise of this read, in steps: uniform in [-1/2, 1/2], or normal with half of that."""
         n_rows, n_columns = shape
+        n_reads = self.n_reads
+        if torch.compiler.is_compiling():
+            # Compiled backward passes draw again instead of keeping the noise, from buffers as
+            # they are by then: counted once too often. What a sum made, they keep.
+            n_reads = n_reads.reshape(1).cumsum(0).reshape(())
         if rows is None:
-            words = random_words(self.key, self.n_reads, n_rows * n_columns).view(shape)
+            words = random_words(self.key, n_reads, n_rows * n_columns).view(shape)
         else:
             numbers = value_numbers(rows, n_columns)
-            words = random_words_at(self.key, self.n_reads, numbers)
+            words = random_words_at(self.key, n_reads, numbers)
         unit: Tensor = words.to(torch.float32) * float(2.0 ** (1 - WORD_BITS))  # in [-1, 1]
         if self.noise == "uniform":
             return 0.5 * unit
