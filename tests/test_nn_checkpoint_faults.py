@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
 from pgkmeans_sk import nn  # noqa: E402
+from pgkmeans_sk.nn.level_weight import LevelWeight  # noqa: E402
 from tests.mutations import DAMAGE, FORGERY  # noqa: E402
 from tests.nn_models import everything, state_bytes  # noqa: E402
 
@@ -17,7 +18,7 @@ N_FILES = 80
 
 
 class Everything(torch.nn.Module):
-    """Ties, a group, scales, stages, a buffer: something of all that a file can say."""
+    """Ties, a group, scales, stages, levels, a buffer: something of all that a file can say."""
 
     def __init__(self):
         super().__init__()
@@ -25,6 +26,7 @@ class Everything(torch.nn.Module):
         self.words = torch.nn.Embedding(12, 8)
         self.a = torch.nn.Linear(8, 8)
         self.b = torch.nn.Linear(8, 8)
+        self.c = torch.nn.Linear(8, 8)
         self.out = torch.nn.Linear(8, 12, bias=False)
         self.out.weight = self.words.weight
         self.norm = torch.nn.BatchNorm1d(12)
@@ -33,6 +35,7 @@ class Everything(torch.nn.Module):
 DEFAULTS = {"block_size": 2, "n_codes": 3}
 RULES = [
     {"match": "[ab].weight", "group": "one"},
+    {"match": "c.weight", "skip": True},
     {"regex": "(words|out).weight", "scale": "row", "n_stages": 2, "codebook_dtype": None},
 ]
 
@@ -46,7 +49,7 @@ def outcome(model, path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.words(torch.arange(12))
-        model.out(model.b(model.a(torch.ones(2, 8))))
+        model.out(model.c(model.b(model.a(torch.ones(2, 8)))))
     return None
 
 
@@ -56,7 +59,14 @@ def test_mutated_files(kind, tmp_path):
     rng = np.random.default_rng([*DAMAGE, *FORGERY].index(kind))
     source, model = Everything(), Everything()
     nn.compress_model(source, {"defaults": DEFAULTS, "rules": RULES})
-    assert len(list(source.parameters())) == 6
+    assert len(list(source.parameters())) == 8
+    nn.diffq(source.c)
+    with torch.no_grad():
+        logits = source.c.parametrizations.weight[0].logits
+        logits.copy_(torch.linspace(-6, 6, 8))
+    nn.save(source, path)
+    source = nn.load(Everything(), path)
+    assert isinstance(source.c.parametrizations.weight[0], LevelWeight)
     nn.compress_model(model, {"defaults": DEFAULTS})
     with torch.no_grad():
         model.norm.bias.add_(1.0)

@@ -9,10 +9,12 @@ from pgkmeans_sk.nn.compress import compress_model
 from pgkmeans_sk.nn.compress_in_sequence import compress_in_sequence
 from pgkmeans_sk.nn.diffq import diffq, diffq_bits, diffq_parameter_groups, remove_diffq
 from pgkmeans_sk.nn.diffq_size import penalty_mb
+from pgkmeans_sk.nn.diffq_weight import DiffQWeight
 from pgkmeans_sk.nn.distillation import distillation_loss, teacher_of
 from pgkmeans_sk.nn.dkm import dkm, remove_dkm
 from pgkmeans_sk.nn.dkm_weight import DKMWeight
 from pgkmeans_sk.nn.iterative_pq import IterativePQ
+from pgkmeans_sk.nn.level_weight import LevelWeight
 from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.quant_noise import (
     noise_rates,
@@ -27,7 +29,9 @@ __all__ = [
     "Calibration",
     "CodebookWeight",
     "DKMWeight",
+    "DiffQWeight",
     "IterativePQ",
+    "LevelWeight",
     "ModelReport",
     "Stage",
     "bake",

@@ -93,9 +93,10 @@ def load(
 ) -> Model:
     """Load a file of codes into a model, in place: weights stay compressed.
 
-    What the file stores as codes becomes a parametrization (``CodebookWeight``), without ever being
-    decoded; a model on the meta device never has its plain weights in memory. Afterwards the model
-    is as ``compress_model`` left the one that was saved.
+    What the file stores as codes becomes a parametrization (``CodebookWeight``, or ``LevelWeight``
+    for the evenly spaced levels of ``diffq``), without ever being decoded; a model on the meta
+    device never has its plain weights in memory. Afterwards the model is as ``compress_model``
+    left the one that was saved.
 
     All is read and checked before the first change. After any error the model is as it was.
 
