@@ -170,7 +170,7 @@ def sheets(result: Result) -> list[Sheet]:
                 as_number(mean(row["bits"] for row in same), 2),
                 as_whole(round(mean(row["n_bytes"] for row in same))),
                 as_number(100 * mean(row["accuracy"] for row in same), 2),
-                as_number(100 * mean(lost), 2),
+                as_number(round(100 * mean(lost), 4), 2),
                 as_number(100 * max(lost), 2),
                 as_number(100 * max(off), 2) if off else "-",
             )
