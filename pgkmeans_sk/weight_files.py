@@ -15,7 +15,9 @@ from typing import Any
 from sklearn.exceptions import ConvergenceWarning
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
+from pgkmeans_sk.codes.level_matrix import LevelMatrix
 from pgkmeans_sk.codes.matrix import CompressedMatrix
+from pgkmeans_sk.codes.matrix_kinds import StoredMatrix
 from pgkmeans_sk.codes.size import tensor_bytes
 from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor, open_tensors, save_tensors
 from pgkmeans_sk.codes.stored_file import StoredFile
@@ -235,15 +237,13 @@ def _compressed(
         return quantizer.compress(rows)
 
 
-def facts_of(matrix: CompressedMatrix) -> dict[str, Any]:
+def facts_of(matrix: StoredMatrix) -> dict[str, Any]:
     """What a ``TensorReport`` says of a matrix beyond its shape."""
-    used = used_words(matrix)
-    return {
-        "relative_error": matrix.relative_error,
-        "entropy": matrix.entropy,
-        "n_code_words": used.size,
-        "n_unused_words": int(used.size - used.sum()),
-    }
+    found: dict[str, Any] = {"relative_error": matrix.relative_error, "entropy": matrix.entropy}
+    if not isinstance(matrix, LevelMatrix):
+        used = used_words(matrix)
+        found |= {"n_code_words": used.size, "n_unused_words": int(used.size - used.sum())}
+    return found
 
 
 # ------------------------------------------------------------------ files of codes
@@ -270,7 +270,7 @@ def _decompressed(file: StoredFile, name: str, usage: Usage) -> memoryview:
     return to_bytes(described.restore(matrix.decode()), described.dtype)
 
 
-def _counted_matrix(file: StoredFile, name: str, usage: Usage) -> CompressedMatrix:
+def _counted_matrix(file: StoredFile, name: str, usage: Usage) -> StoredMatrix:
     """A matrix, whose code words are now known to be in use."""
     matrix = file.matrix(name)
     usage.add(file.compressed[name].codebooks_of or name, matrix)

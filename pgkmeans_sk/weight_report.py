@@ -36,7 +36,7 @@ class TensorReport:
     entropy : float or None
         Of the codes, in bits per code; None if it was carried.
     n_code_words : int
-        Code words in all codebooks that are stored for it; 0 if it was carried.
+        Code words in all codebooks that are stored for it; 0 if it was carried, or has levels.
     n_unused_words : int or None
         How many of them no code means, in none of the tensors that use them. There are none, unless
         there are fewer distinct blocks than code words. None if it is only planned.

@@ -137,9 +137,7 @@ def test_codebooks_beyond_the_model_s_dtype(path):
     path.write_bytes(parts.seal(json.dumps(description)).joined())
     half = torch.nn.Linear(16, 32)
     half.weight = torch.nn.Parameter(half.weight.half())
-    check_refused(
-        half, path, "'weight': got a codebook of F32 with values beyond F16, but expected"
-    )
+    check_refused(half, path, "'weight': got numbers of F32 beyond F16, but expected")
 
 
 def stacked(model):
@@ -266,12 +264,12 @@ UNSAVED = {
     "meta": (meta, "tensor '0.weight': got a tensor without values on meta"),
     "compressed meta": (
         lambda m: nn.compress_model(m, SPEC) and meta(m),
-        "tensor '0.weight': got a codebook on the meta device",
+        "tensor '0.weight': got a parameter on the meta device",
     ),
     "lazy": (lazy, "tensor '1.weight': got a tensor without values"),
     "sparse": (sparse, "tensor '1.bias': got a tensor of dtype torch.float32 and torch.sparse_coo"),
     "dtype": (quantized, "tensor 'strange': got a tensor of dtype torch.complex128"),
-    "stacked": (stacked, "tensor '1.weight': got other parametrizations on top of its codebook"),
+    "stacked": (stacked, "tensor '1.weight': got other parametrizations on top of its first"),
     "infinity": (not_finite, "tensor '1.weight': Got a codebook with values that are not finite"),
 }
 

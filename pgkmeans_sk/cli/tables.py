@@ -22,6 +22,8 @@ Column = tuple[str, Callable[[TensorReport], str]]
 def _used_text(tensor: TensorReport) -> str:
     if tensor.codebooks_of is not None:
         return f"of {shortened(tensor.codebooks_of, LEAST_NAME_WIDTH)}"
+    if not tensor.n_code_words:
+        return "levels"
     return f"{tensor.n_code_words - (tensor.n_unused_words or 0)}/{tensor.n_code_words}"
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.codes.matrix_layout import MatrixLayout, Parts, check_size
+from pgkmeans_sk.codes.level_layout import LevelLayout
+from pgkmeans_sk.codes.matrix_kinds import StoredLayout
+from pgkmeans_sk.codes.matrix_layout import Parts, check_size
 from pgkmeans_sk.codes.tensor_writer import TensorSpec, check_texts, is_text
 
 ORIGINAL_DTYPES = ("F64", "F32", "F16", "BF16")
@@ -21,7 +23,10 @@ ORIGINAL_DTYPES = ("F64", "F32", "F16", "BF16")
 class CompressedDescription:
     """A compressed tensor, without its arrays.
 
-    The matrix has the sizes along ``axis`` as rows, and all others, flattened, as columns.
+    The matrix has the sizes along ``axis`` as rows, and all others, flattened, as columns. With
+    ``group_size`` it is another one: the tensor, flattened in C order, is cut into groups of so
+    many consecutive values, and each group is a column. So codebooks of single columns are those
+    of groups.
 
     Attributes
     ----------
@@ -31,13 +36,15 @@ class CompressedDescription:
         Of the tensor before compression: "F64", "F32", "F16" or "BF16". Decoded rows are of
         ``layout.dtype``.
     axis : int
-        The axis that became rows.
+        The axis that became rows; 0 if there is ``group_size``.
+    group_size : int or None
+        Values of a group, and rows of the matrix; it divides the number of values.
     aliases : tuple of str
         Other names of the same tensor (tied weights).
-    layout : MatrixLayout
+    layout : MatrixLayout or LevelLayout
         Sizes and dtypes of the arrays.
     relative_error, entropy : float
-        As of ``CompressedMatrix``.
+        As of ``CompressedMatrix`` or ``LevelMatrix``.
     checksums : mapping of str to int
         CRC-32 of each array that is stored for it.
     codebooks_of : str or None
@@ -47,13 +54,14 @@ class CompressedDescription:
     Raises
     ------
     ValueError
-        If shape, dtype or axis do not go with the layout.
+        If shape, dtype, axis or group_size do not go with the layout.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    layout: MatrixLayout
+    layout: StoredLayout
     axis: int = 0
+    group_size: int | None = None
     aliases: tuple[str, ...] = ()
     relative_error: float = 0.0
     entropy: float = 0.0
@@ -65,11 +73,21 @@ class CompressedDescription:
             raise ValueError(
                 f"got dtype={self.dtype!r}, but expected one of {', '.join(ORIGINAL_DTYPES)}"
             )
-        matrix_shape = rows_and_columns(self.shape, self.axis)
+        if isinstance(self.layout, LevelLayout) and (
+            self.group_size is not None or self.codebooks_of is not None
+        ):
+            raise ValueError(
+                f"got levels with group_size={self.group_size} and codebooks_of="
+                f"{self.codebooks_of!r}, but expected neither: they have no codebooks"
+            )
+        matrix_shape = rows_and_columns(self.shape, self.axis, self.group_size)
         expected = self.layout.n_rows, self.layout.n_features
         if matrix_shape != expected:
+            form = "axis", self.axis
+            if self.group_size is not None:
+                form = "group_size", self.group_size
             raise ValueError(
-                f"got the shape {self.shape} with axis={self.axis}, but expected one of "
+                f"got the shape {self.shape} with {form[0]}={form[1]}, but expected one of "
                 f"{expected[0]} rows and {expected[1]} columns"
             )
 
@@ -81,7 +99,9 @@ class CompressedDescription:
         return found
 
     def restore(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Decoded rows (n_rows, n_features) in the shape of the tensor, not copied."""
+        """Decoded rows (n_rows, n_features) in the shape of the tensor."""
+        if self.group_size is not None:
+            return rows.T.reshape(self.shape)
         others = self.shape[: self.axis] + self.shape[self.axis + 1 :]
         return np.moveaxis(rows.reshape(self.shape[self.axis], *others), 0, self.axis)
 
@@ -163,6 +183,8 @@ class FileDescription:
         found = self.compressed.get(owner) if isinstance(owner, str) else None
         if found is None:
             raise ValueError(f"{claim}, but expected the name of a compressed tensor")
+        if isinstance(found.layout, LevelLayout):
+            raise ValueError(f"{claim}, which has levels, but expected one with codebooks")
         if found.codebooks_of is not None:
             raise ValueError(
                 f"{claim}, but expected a tensor with codebooks of its own, not those of "
@@ -176,13 +198,26 @@ class FileDescription:
             )
 
 
-def rows_and_columns(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
+def rows_and_columns(
+    shape: tuple[int, ...], axis: int, group_size: int | None = None
+) -> tuple[int, int]:
     """The shape of the matrix for a tensor; ValueError if it has none."""
     for size in shape:
         check_size("a size of the shape", size)
     if isinstance(axis, bool) or not isinstance(axis, int) or not 0 <= axis < len(shape):
         raise ValueError(f"got axis={axis!r}, but expected one of the {len(shape)} axes of {shape}")
-    return shape[axis], prod(shape[:axis] + shape[axis + 1 :])
+    if group_size is None:
+        return shape[axis], prod(shape[:axis] + shape[axis + 1 :])
+    check_size("group_size", group_size)
+    if axis != 0:
+        raise ValueError(f"got axis={axis} with group_size={group_size}, but expected 0")
+    n_groups, rest = divmod(prod(shape), group_size)
+    if rest:
+        raise ValueError(
+            f"got group_size={group_size}, but expected a divisor of the {prod(shape)} values of "
+            f"the shape {shape}"
+        )
+    return group_size, n_groups
 
 
 def stored_name(name: str, part: str) -> str:

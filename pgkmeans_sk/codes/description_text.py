@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from math import isfinite
 from reprlib import repr as short
 from typing import Any
 from zlib import crc32
@@ -21,7 +20,20 @@ from pgkmeans_sk.codes.description import (
     rows_and_columns,
     stored_name,
 )
-from pgkmeans_sk.codes.matrix_layout import MatrixLayout
+from pgkmeans_sk.codes.json_values import (
+    checksum_of,
+    checksum_text,
+    fields_of,
+    list_of,
+    names_of,
+    number_of,
+    number_text,
+    object_of,
+    stored_array,
+)
+from pgkmeans_sk.codes.level_layout import LevelLayout
+from pgkmeans_sk.codes.matrix_kinds import StoredLayout
+from pgkmeans_sk.codes.matrix_layout import MatrixLayout, Parts
 from pgkmeans_sk.codes.matrix_values import check_parts
 from pgkmeans_sk.codes.strict_json import parse
 from pgkmeans_sk.codes.tensor_file import TensorFile, naming
@@ -37,8 +49,10 @@ VERSION = "1"
 SHARING_VERSION = "2"
 """Of files in which a tensor uses the codebooks of another."""
 
-SMALLEST_NUMBER, LARGEST_NUMBER = 1e-99, 1e99
-"""Positive numbers with an exponent of two digits: all numbers are written in the same width."""
+LEVELS_VERSION = "3"
+"""Of files in which the matrix of a tensor has its groups as columns, or levels for codebooks."""
+
+VERSIONS = (VERSION, SHARING_VERSION, LEVELS_VERSION)
 
 DTYPE_FIELDS = {
     "codebooks": "codebook_dtype",
@@ -53,7 +67,13 @@ COMPRESSED_KEYS = (
     *("shape", "dtype", "axis", "aliases", "decoded_dtype", "block_size", "n_codes"),
     *("n_books", "n_stages", "relative_error", "entropy", "crc32"),
 )
-"""Of the entry of a compressed tensor."""
+"""Of the entry of a compressed tensor with codebooks."""
+
+LEVEL_KEYS = (
+    *("shape", "dtype", "axis", "aliases", "decoded_dtype", "range_size", "group_size", "widths"),
+    *("relative_error", "entropy", "crc32"),
+)
+"""Of the entry of a compressed tensor with uniform levels."""
 
 
 # ------------------------------------------------------------------ writing
@@ -77,47 +97,56 @@ def to_metadata(description: FileDescription) -> dict[str, str]:
         "metadata": dict(description.metadata),
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    shares = any(t.codebooks_of is not None for t in description.compressed.values())
     return {
         "format": FORMAT,
-        "format_version": SHARING_VERSION if shares else VERSION,
+        "format_version": _version(description),
         "description": text,
         "description_crc32": checksum_text(crc32(text.encode("utf-8"))),
     }
 
 
-def checksum_text(checksum: int) -> str:
-    """A CRC-32 as 8 hexadecimal digits."""
-    return f"{checksum:08x}"
-
-
-def number_text(name: str, value: float) -> str:
-    """A number >= 0 in 22 characters, from which the same float64 is read; tiny ones become 0."""
-    if not isfinite(value) or not 0.0 <= value < LARGEST_NUMBER:
-        raise ValueError(
-            f"got {name}={value!r}, but expected a number from 0 to {LARGEST_NUMBER:.0e}"
-        )
-    return f"{value if value >= SMALLEST_NUMBER else 0.0:.16e}"
+def _version(description: FileDescription) -> str:
+    """The least that says what there is to say, so that earlier readers take what they can."""
+    tensors = description.compressed.values()
+    if any(t.group_size is not None or isinstance(t.layout, LevelLayout) for t in tensors):
+        return LEVELS_VERSION
+    if any(tensor.codebooks_of is not None for tensor in tensors):
+        return SHARING_VERSION
+    return VERSION
 
 
 def _compressed_to_json(tensor: CompressedDescription) -> dict[str, Any]:
-    layout = tensor.layout
     checksums = {part: tensor.checksums.get(part, 0) for part in tensor.parts()}
     shared = {} if tensor.codebooks_of is None else {"codebooks_of": tensor.codebooks_of}
+    form = {"axis": tensor.axis}
+    if tensor.group_size is not None:
+        form = {"group_size": int(tensor.group_size)}
     return {
         "shape": [int(size) for size in tensor.shape],
         "dtype": tensor.dtype,
-        "axis": tensor.axis,
+        **form,
         "aliases": list(tensor.aliases),
-        "decoded_dtype": layout.dtype,
-        "block_size": int(layout.block_size),
-        "n_codes": int(layout.n_codes),
-        "n_books": int(layout.n_books),
-        "n_stages": int(layout.n_stages),
+        "decoded_dtype": tensor.layout.dtype,
+        **_layout_to_json(tensor.layout),
         **shared,
         "relative_error": number_text("relative_error", tensor.relative_error),
         "entropy": number_text("entropy", tensor.entropy),
         "crc32": {part: checksum_text(value) for part, value in checksums.items()},
+    }
+
+
+def _layout_to_json(layout: StoredLayout) -> dict[str, Any]:
+    if isinstance(layout, LevelLayout):
+        return {
+            "range_size": int(layout.range_size),
+            "group_size": int(layout.group_size),
+            "widths": [[int(bits), int(count)] for bits, count in layout.widths],
+        }
+    return {
+        "block_size": int(layout.block_size),
+        "n_codes": int(layout.n_codes),
+        "n_books": int(layout.n_books),
+        "n_stages": int(layout.n_stages),
     }
 
 
@@ -146,17 +175,17 @@ def read_description(file: TensorFile) -> FileDescription:
     """
     with naming(file.path):
         text = _description_text(file.metadata)
-        content = _fields(text, "compressed", "carried", "metadata")
+        content = fields_of(text, "compressed", "carried", "metadata")
         compressed = {}
-        for name, entry in _object(content["compressed"]).items():
+        for name, entry in object_of(content["compressed"]).items():
             with naming(f"compressed tensor {name!r}"):
                 compressed[name] = _compressed_from_json(name, entry, file)
         carried = {}
-        for name, entry in _object(content["carried"]).items():
+        for name, entry in object_of(content["carried"]).items():
             with naming(f"carried tensor {name!r}"):
                 carried[name] = _carried_from_json(name, entry, file)
         found = FileDescription(
-            compressed=compressed, carried=carried, metadata=_object(content["metadata"])
+            compressed=compressed, carried=carried, metadata=object_of(content["metadata"])
         )
         described = {spec.name for spec in found.specs()}
         for name in file.names:
@@ -193,59 +222,93 @@ def claims_codes(metadata: Mapping[str, str]) -> bool:
 
 
 def _check_version(version: str) -> None:
-    if version in (VERSION, SHARING_VERSION):
+    if version in VERSIONS:
         return
-    message = f"got format_version {version!r}, but expected {VERSION!r} or {SHARING_VERSION!r}"
-    if re.fullmatch("[0-9]{1,9}", version) and int(version) > int(SHARING_VERSION):
+    message = f"got format_version {version!r}, but expected {', '.join(map(repr, VERSIONS))}"
+    if re.fullmatch("[0-9]{1,9}", version) and int(version) > int(VERSIONS[-1]):
         message += ": the file was written by a newer version of this library"
     raise ValueError(message)
 
 
 def _compressed_from_json(name: str, entry: Any, file: TensorFile) -> CompressedDescription:
-    keys: tuple[str, ...] = COMPRESSED_KEYS
-    if file.metadata["format_version"] != VERSION and "codebooks_of" in _object(entry):
-        keys = (*keys, "codebooks_of")
-    fields = _fields(entry, *keys)
+    fields = fields_of(entry, *_compressed_keys(object_of(entry), file.metadata["format_version"]))
     owner = _owner(fields)
-    shape = tuple(_list(fields["shape"]))
-    n_rows, n_features = rows_and_columns(shape, fields["axis"])
-    checksums = {part: _checksum(text) for part, text in _object(fields["crc32"]).items()}
-    stored = {part: _stored(stored_name(name, part), file) for part in checksums}
+    shape = tuple(list_of(fields["shape"]))
+    axis = fields.get("axis", 0)
+    group_size = None if "widths" in fields else fields.get("group_size")
+    checksums = {part: checksum_of(text) for part, text in object_of(fields["crc32"]).items()}
+    stored = {part: stored_array(stored_name(name, part), file) for part in checksums}
     if owner is not None:
         if "codebooks" in stored:
             raise ValueError(f"'codebooks': got some, but expected none beside those of {owner!r}")
-        stored["codebooks"] = _stored(stored_name(owner, "codebooks"), file)
-    dtypes = {field: stored[part][0] for part, field in DTYPE_FIELDS.items() if part in stored}
-    mixer_shape = stored.get("rotation_mixer", ("", ()))[1]
-    layout = MatrixLayout(
-        n_rows=n_rows,
-        n_features=n_features,
-        block_size=fields["block_size"],
-        n_codes=fields["n_codes"],
-        n_books=fields["n_books"],
-        n_stages=fields["n_stages"],
-        dtype=fields["decoded_dtype"],
-        mixer_size=mixer_shape[0] if mixer_shape else None,
-        **dtypes,
-    )
+        stored["codebooks"] = stored_array(stored_name(owner, "codebooks"), file)
+    layout = _layout_from_json(fields, rows_and_columns(shape, axis, group_size), stored)
     check_parts(layout, stored)
     return CompressedDescription(
         shape=shape,
         dtype=fields["dtype"],
         layout=layout,
-        axis=fields["axis"],
-        aliases=_names(fields["aliases"]),
-        relative_error=_number("relative_error", fields["relative_error"]),
-        entropy=_number("entropy", fields["entropy"]),
+        axis=axis,
+        group_size=group_size,
+        aliases=names_of(fields["aliases"]),
+        relative_error=number_of("relative_error", fields["relative_error"]),
+        entropy=number_of("entropy", fields["entropy"]),
         checksums=checksums,
         codebooks_of=owner,
     )
 
 
+def _layout_from_json(
+    fields: dict[str, Any], shape: tuple[int, int], stored: Parts
+) -> StoredLayout:
+    n_rows, n_features = shape
+    sizes: dict[str, Any] = {
+        "n_rows": n_rows,
+        "n_features": n_features,
+        "dtype": fields["decoded_dtype"],
+    }
+    if "widths" in fields:
+        return LevelLayout(
+            **sizes,
+            range_size=fields["range_size"],
+            group_size=fields["group_size"],
+            widths=tuple(_width(pair) for pair in list_of(fields["widths"])),
+            range_dtype=stored.get("ranges", ("no array 'ranges'", ()))[0],
+        )
+    mixer_shape = stored.get("rotation_mixer", ("", ()))[1]
+    sizes |= {field: stored[part][0] for part, field in DTYPE_FIELDS.items() if part in stored}
+    return MatrixLayout(
+        **sizes,
+        block_size=fields["block_size"],
+        n_codes=fields["n_codes"],
+        n_books=fields["n_books"],
+        n_stages=fields["n_stages"],
+        mixer_size=mixer_shape[0] if mixer_shape else None,
+    )
+
+
+def _width(pair: Any) -> tuple[Any, Any]:
+    if len(list_of(pair)) != 2:
+        raise ValueError(f"got the width {short(pair)}, but expected bits and a number of values")
+    return pair[0], pair[1]
+
+
+def _compressed_keys(entry: Mapping[str, Any], version: str) -> set[str]:
+    """The keys that the entry of a compressed tensor must have, given those that it has."""
+    if version == LEVELS_VERSION and "widths" in entry:
+        return set(LEVEL_KEYS)
+    keys = set(COMPRESSED_KEYS)
+    if version != VERSION and "codebooks_of" in entry:
+        keys.add("codebooks_of")
+    if version == LEVELS_VERSION and entry.get("group_size") is not None:
+        keys.symmetric_difference_update({"axis", "group_size"})
+    return keys
+
+
 def _carried_from_json(name: str, entry: Any, file: TensorFile) -> CarriedDescription:
-    fields = _fields(entry, "shape", "dtype", "aliases", "crc32")
-    described = fields["dtype"], tuple(_list(fields["shape"]))
-    stored = _stored(name, file)
+    fields = fields_of(entry, "shape", "dtype", "aliases", "crc32")
+    described = fields["dtype"], tuple(list_of(fields["shape"]))
+    stored = stored_array(name, file)
     # Of the right type, too: True is equal to 1.
     if stored != described or not all(type(size) is int for size in described[1]):
         raise ValueError(
@@ -255,24 +318,9 @@ def _carried_from_json(name: str, entry: Any, file: TensorFile) -> CarriedDescri
     return CarriedDescription(
         shape=stored[1],
         dtype=stored[0],
-        aliases=_names(fields["aliases"]),
-        checksum=_checksum(fields["crc32"]),
+        aliases=names_of(fields["aliases"]),
+        checksum=checksum_of(fields["crc32"]),
     )
-
-
-# ------------------------------------------------------------------ values of the JSON text
-
-
-def _stored(name: str, file: TensorFile) -> tuple[str, tuple[int, ...]]:
-    if name not in file:
-        raise ValueError(f"got no tensor {name!r} in the file, but expected one")
-    return file.dtype(name), file.shape(name)
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"got {short(value)}, but expected a JSON object")
-    return value
 
 
 def _owner(fields: dict[str, Any]) -> str | None:
@@ -283,36 +331,3 @@ def _owner(fields: dict[str, Any]) -> str | None:
     if not isinstance(owner, str):
         raise ValueError(f"got codebooks_of={short(owner)}, but expected the name of a tensor")
     return owner
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"got {short(value)}, but expected a JSON array")
-    return value
-
-
-def _fields(value: Any, *names: str) -> dict[str, Any]:
-    """An object with exactly these keys."""
-    found = _object(value)
-    if found.keys() != set(names):
-        raise ValueError(f"got the keys {short(sorted(found))}, but expected {sorted(names)}")
-    return found
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    found = _list(value)
-    if not all(isinstance(name, str) for name in found):
-        raise ValueError(f"got aliases {short(value)}, but expected an array of strings")
-    return tuple(found)
-
-
-def _number(name: str, value: Any) -> float:
-    if not isinstance(value, str) or not re.fullmatch(r"[0-9]\.[0-9]{16}e[+-][0-9]{2}", value):
-        raise ValueError(f"got {name}={short(value)}, but expected a number such as '{0.5:.16e}'")
-    return float(value)
-
-
-def _checksum(value: Any) -> int:
-    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{8}", value):
-        raise ValueError(f"got the CRC-32 {short(value)}, but expected 8 hexadecimal digits")
-    return int(value, 16)

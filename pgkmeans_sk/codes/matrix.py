@@ -148,7 +148,12 @@ class CompressedMatrix:
         """Read a file that ``save`` wrote; needs the extra ``io``."""
         from pgkmeans_sk.codes.storage import load_matrix
 
-        return load_matrix(path)
+        found = load_matrix(path)
+        if not isinstance(found, cls):
+            raise ValueError(
+                f"{path}: got a {type(found).__name__}, but expected a CompressedMatrix"
+            )
+        return found
 
     def __repr__(self) -> str:
         """Say how large it is and how well it stands for the matrix."""

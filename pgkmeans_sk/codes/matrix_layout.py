@@ -81,10 +81,10 @@ class MatrixLayout:
                 f"got n_books={self.n_books}, but expected 1 or {self.n_blocks}, one for each block"
             )
         for name in ("dtype", "codebook_dtype"):
-            _check_float(name, getattr(self, name))
+            check_float(name, getattr(self, name))
         for name in ("row_scale_dtype", "block_scale_dtype", "column_scale_dtype", "mixer_dtype"):
             if getattr(self, name) is not None:
-                _check_float(name, getattr(self, name))
+                check_float(name, getattr(self, name))
         if (self.mixer_size is None) != (self.mixer_dtype is None):
             raise ValueError(
                 f"got mixer_size={self.mixer_size!r} and mixer_dtype={self.mixer_dtype!r}, "
@@ -209,7 +209,8 @@ def check_size(name: str, value: Any) -> None:
         raise ValueError(f"got {name}={value!r}, but expected an int from 1 to {LARGEST_SIZE}")
 
 
-def _check_float(name: str, value: Any) -> None:
+def check_float(name: str, value: Any) -> None:
+    """Raise unless it is one of ``FLOATS``."""
     if value not in FLOATS:
         raise ValueError(f"got {name}={value!r}, but expected one of {', '.join(FLOATS)}")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.codes.level_layout import LevelLayout, check_spare_bits
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout
 from pgkmeans_sk.codes.packing import unpack
 from pgkmeans_sk.codes.tensor_dtypes import dtype_name
@@ -30,18 +31,20 @@ def check_values(layout: MatrixLayout, parts: Mapping[str, NDArray[Any]]) -> Non
         mixer is not orthogonal. The message names the array.
     """
     check_parts(layout, {name: (dtype_name(a.dtype), a.shape) for name, a in parts.items()})
-    _check_spare_bits("codes", parts["codes"], layout.n_packed_codes * layout.code_bits)
+    check_spare_bits("codes", parts["codes"], layout.n_packed_codes * layout.code_bits)
     _check_codes(layout, parts["codes"])
     for name, array in parts.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             worst = array[~np.isfinite(array)][0]
             raise ValueError(f"{name!r}: got the value {worst}, but expected finite numbers")
     if layout.mixer_size is not None:
-        _check_spare_bits("rotation_signs", parts["rotation_signs"], layout.n_features)
+        check_spare_bits("rotation_signs", parts["rotation_signs"], layout.n_features)
         _check_orthogonal(parts["rotation_mixer"])
 
 
-def check_parts(layout: MatrixLayout, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+def check_parts(
+    layout: MatrixLayout | LevelLayout, found: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> None:
     """Raise unless these are the names, dtypes and shapes of the layout's arrays."""
     expected = layout.parts()
     for name in sorted(expected.keys() ^ found.keys()):
@@ -67,12 +70,6 @@ def _check_codes(layout: MatrixLayout, packed: NDArray[np.uint8]) -> None:
                 f"'codes': got the code {largest}, but expected codes below "
                 f"n_codes={layout.n_codes}"
             )
-
-
-def _check_spare_bits(name: str, packed: NDArray[np.uint8], n_bits: int) -> None:
-    """The bits that fill the last byte are 0, so that a matrix has one file only."""
-    if n_bits % 8 and packed[-1] >> (n_bits % 8):
-        raise ValueError(f"{name!r}: got the last byte {packed[-1]}, but expected spare bits of 0")
 
 
 def _check_orthogonal(mixer: NDArray[np.floating]) -> None:

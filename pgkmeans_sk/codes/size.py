@@ -10,6 +10,7 @@ from pgkmeans_sk.codes.description import (
     FileDescription,
 )
 from pgkmeans_sk.codes.description_text import to_metadata
+from pgkmeans_sk.codes.matrix_kinds import StoredLayout
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout, check_size
 from pgkmeans_sk.codes.tensor_dtypes import stored_bytes
 from pgkmeans_sk.codes.tensor_writer import header_bytes
@@ -82,8 +83,8 @@ def planned_layout(
     )
 
 
-def matrix_bytes(layout: MatrixLayout) -> dict[str, int]:
-    """Bytes of each array of a matrix, by name; their sum is ``CompressedMatrix.nbytes``."""
+def matrix_bytes(layout: StoredLayout) -> dict[str, int]:
+    """Bytes of each array of a matrix, by name; their sum is its ``nbytes``."""
     return {name: stored_bytes(dtype, shape) for name, (dtype, shape) in layout.parts().items()}
 
 
@@ -92,7 +93,7 @@ def tensor_bytes(tensor: CompressedDescription) -> int:
     return sum(stored_bytes(dtype, shape) for dtype, shape in tensor.parts().values())
 
 
-def bits_per_weight(layout: MatrixLayout) -> float:
+def bits_per_weight(layout: StoredLayout) -> float:
     """Bits of all arrays of a matrix over the number of its values."""
     return 8 * sum(matrix_bytes(layout).values()) / (layout.n_rows * layout.n_features)
 

@@ -15,9 +15,15 @@ from pgkmeans_sk.codes.description import (
     stored_name,
 )
 from pgkmeans_sk.codes.description_text import CONTENT_FORMAT, FORMAT, to_metadata
-from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of, parts_of
-from pgkmeans_sk.codes.matrix_values import check_values
+from pgkmeans_sk.codes.level_matrix import LevelMatrix
+from pgkmeans_sk.codes.matrix_kinds import (
+    StoredLayout,
+    StoredMatrix,
+    check_values,
+    layout_of,
+    parts_of,
+)
+from pgkmeans_sk.codes.matrix_layout import MatrixLayout
 from pgkmeans_sk.codes.stored_file import StoredFile
 from pgkmeans_sk.codes.tensor_dtypes import to_bytes
 from pgkmeans_sk.codes.tensor_file import naming
@@ -35,16 +41,18 @@ class StoredTensor:
     ----------
     shape : tuple of int
         Of the tensor; the matrix has the sizes along ``axis`` as rows, and all others, flattened,
-        as columns.
+        as columns, or its groups as columns (``CompressedDescription``).
     dtype : str
         Of the tensor: "F64", "F32", "F16" or "BF16".
-    matrix : CompressedMatrix or callable
+    matrix : CompressedMatrix, LevelMatrix or callable
         The matrix, or a function without arguments that makes it when it is its turn: then
         only one is in memory at a time.
-    layout : MatrixLayout or None
+    layout : MatrixLayout, LevelLayout or None
         What the function will make; needed for a function only.
     axis : int
-        The axis that became rows.
+        The axis that became rows; 0 if there is ``group_size``.
+    group_size : int or None
+        Values of a group.
     aliases : tuple of str
         Other names of the same tensor.
     codebooks_of : str or None
@@ -54,9 +62,10 @@ class StoredTensor:
 
     shape: tuple[int, ...]
     dtype: str
-    matrix: CompressedMatrix | Callable[[], CompressedMatrix]
-    layout: MatrixLayout | None = None
+    matrix: StoredMatrix | Callable[[], StoredMatrix]
+    layout: StoredLayout | None = None
     axis: int = 0
+    group_size: int | None = None
     aliases: tuple[str, ...] = ()
     codebooks_of: str | None = None
 
@@ -69,7 +78,7 @@ class StoredTensor:
             If the parts of the record do not go together.
         """
         layout = self.layout
-        if isinstance(self.matrix, CompressedMatrix):
+        if not callable(self.matrix):
             layout = layout_of(self.matrix)
         elif layout is None:
             raise ValueError("got a function for the matrix, but expected its layout as well")
@@ -78,6 +87,7 @@ class StoredTensor:
             dtype=self.dtype,
             layout=layout,
             axis=self.axis,
+            group_size=self.group_size,
             aliases=tuple(self.aliases),
             codebooks_of=self.codebooks_of,
         )
@@ -111,14 +121,14 @@ class CarriedTensor:
         )
 
 
-def save_matrix(path: str | PathLike[str], matrix: CompressedMatrix) -> None:
+def save_matrix(path: str | PathLike[str], matrix: StoredMatrix) -> None:
     """Write one matrix, all of it or nothing.
 
     Parameters
     ----------
     path : str or PathLike
         The file; one that is there is replaced.
-    matrix : CompressedMatrix
+    matrix : CompressedMatrix or LevelMatrix
         What to write.
 
     Raises
@@ -135,7 +145,7 @@ def save_matrix(path: str | PathLike[str], matrix: CompressedMatrix) -> None:
     save_tensors(path, {MATRIX: StoredTensor(shape=matrix.shape, dtype=dtype, matrix=matrix)})
 
 
-def load_matrix(path: str | PathLike[str]) -> CompressedMatrix:
+def load_matrix(path: str | PathLike[str]) -> StoredMatrix:
     """Read what ``save_matrix`` wrote.
 
     Raises
@@ -293,13 +303,15 @@ class _SharedCodebooks:
         self._owners = {t.codebooks_of for t in described.values() if t.codebooks_of is not None}
         self._first: dict[str, tuple[str, memoryview]] = {}
 
-    def check(self, name: str, described: CompressedDescription, matrix: CompressedMatrix) -> None:
+    def check(self, name: str, described: CompressedDescription, matrix: StoredMatrix) -> None:
         """Raise unless a matrix has the codebooks of those that it shares them with."""
         owner = described.codebooks_of or name
-        if owner not in self._owners:
+        layout = described.layout
+        if owner not in self._owners or isinstance(matrix, LevelMatrix):
             return
+        assert isinstance(layout, MatrixLayout)
         # Copied, since whoever made it may use the memory for the next.
-        books = to_bytes(matrix.decoder.codebooks.copy(), described.layout.codebook_dtype)
+        books = to_bytes(matrix.decoder.codebooks.copy(), layout.codebook_dtype)
         other, expected = self._first.setdefault(owner, (name, books))
         if books != expected:
             raise ValueError(
@@ -317,7 +329,7 @@ def _write_matrix(
 ) -> CompressedDescription:
     """Write one matrix; returns its description with what is known only now."""
     made = tensor.matrix
-    matrix = made if isinstance(made, CompressedMatrix) else made()
+    matrix = made() if callable(made) else made
     arrays = parts_of(matrix)
     with naming(f"{writer.path}: tensor {name!r}"):
         layout = layout_of(matrix)

@@ -12,10 +12,10 @@ from zlib import crc32
 from numpy.typing import NDArray
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription, stored_name
-from pgkmeans_sk.codes.description_text import checksum_text, read_description
-from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.matrix_layout import matrix_of
-from pgkmeans_sk.codes.matrix_values import check_values
+from pgkmeans_sk.codes.description_text import read_description
+from pgkmeans_sk.codes.json_values import checksum_text
+from pgkmeans_sk.codes.matrix_kinds import StoredMatrix, check_values, matrix_of
+from pgkmeans_sk.codes.matrix_layout import MatrixLayout
 from pgkmeans_sk.codes.tensor_dtypes import to_array, to_bytes
 from pgkmeans_sk.codes.tensor_file import TensorFile, naming
 
@@ -85,7 +85,7 @@ class StoredFile:
         """Let go of the file."""
         self._file.close()
 
-    def matrix(self, name: str) -> CompressedMatrix:
+    def matrix(self, name: str) -> StoredMatrix:
         """Read a compressed tensor.
 
         Tensors that share codebooks have one array of them, as long as any of it is kept.
@@ -102,7 +102,8 @@ class StoredFile:
             for part, checksum in described.checksums.items()
             if part != "codebooks"
         }
-        arrays["codebooks"] = self._codebooks(described.codebooks_of or name)
+        if isinstance(described.layout, MatrixLayout):
+            arrays["codebooks"] = self._codebooks(described.codebooks_of or name)
         with naming(f"{self._file.path}: tensor {name!r}"):
             check_values(described.layout, arrays)
         return matrix_of(described.layout, arrays, described.relative_error, described.entropy)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.codes.level_matrix import LevelMatrix
 from pgkmeans_sk.codes.matrix import CompressedMatrix
+from pgkmeans_sk.codes.matrix_kinds import StoredMatrix
 
 
 def used_words(matrix: CompressedMatrix) -> NDArray[np.bool_]:
@@ -25,13 +27,18 @@ class Usage:
     def __init__(self) -> None:
         self._used: dict[str, NDArray[np.bool_]] = {}
 
-    def add(self, group: str, matrix: CompressedMatrix) -> None:
-        """Take a matrix into account; those of a group have codebooks of one shape."""
+    def add(self, group: str, matrix: StoredMatrix) -> None:
+        """Take a matrix into account; those of a group have codebooks of one shape.
+
+        One of levels has no code words.
+        """
+        if isinstance(matrix, LevelMatrix):
+            return
         used = used_words(matrix)
         known = self._used.get(group)
         self._used[group] = used if known is None else known | used
 
     def counts(self, group: str) -> tuple[int, int]:
         """Code words of a group, and how many of them no code means."""
-        used = self._used[group]
+        used = self._used.get(group, np.empty(0, dtype=np.bool_))
         return used.size, int(used.size - used.sum())

@@ -7,6 +7,8 @@ from pgkmeans_sk.nn.checkpoint import load, save
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
 from pgkmeans_sk.nn.compress_in_sequence import compress_in_sequence
+from pgkmeans_sk.nn.diffq import diffq, diffq_bits, diffq_parameter_groups, remove_diffq
+from pgkmeans_sk.nn.diffq_size import penalty_mb
 from pgkmeans_sk.nn.distillation import distillation_loss, teacher_of
 from pgkmeans_sk.nn.iterative_pq import IterativePQ
 from pgkmeans_sk.nn.model_report import ModelReport
@@ -30,11 +32,16 @@ __all__ = [
     "calibrate",
     "compress_in_sequence",
     "compress_model",
+    "diffq",
+    "diffq_bits",
+    "diffq_parameter_groups",
     "distillation_loss",
     "load",
     "noise_rates",
+    "penalty_mb",
     "quant_noise",
     "refresh_codebooks",
+    "remove_diffq",
     "remove_quant_noise",
     "save",
     "set_noise_rate",

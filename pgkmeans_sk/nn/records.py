@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from pgkmeans_sk.codes.matrix import CompressedMatrix
+from pgkmeans_sk.codes.matrix_kinds import StoredMatrix
 from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor
@@ -51,11 +51,11 @@ def _stored(state: CompressedState, path: str | PathLike[str]) -> StoredTensor:
             parametrizations = place.parametrizations
             if parametrizations is not None and len(list(parametrizations.children())) > 1:
                 raise ValueError(
-                    "got other parametrizations on top of its codebook, but expected them to be "
+                    "got other parametrizations on top of its first, but expected them to be "
                     "removed first"
                 )
-        if state.codebook.is_meta:
-            raise ValueError("got a codebook on the meta device, but expected one with values")
+        if state.original.is_meta:
+            raise ValueError("got a parameter on the meta device, but expected one with values")
         described = state.description()
     return StoredTensor(
         shape=described.shape,
@@ -63,12 +63,13 @@ def _stored(state: CompressedState, path: str | PathLike[str]) -> StoredTensor:
         matrix=partial(_matrix, state, path),
         layout=described.layout,
         axis=described.axis,
+        group_size=described.group_size,
         aliases=described.aliases,
         codebooks_of=described.codebooks_of,
     )
 
 
-def _matrix(state: CompressedState, path: str | PathLike[str]) -> CompressedMatrix:
+def _matrix(state: CompressedState, path: str | PathLike[str]) -> StoredMatrix:
     with naming(f"{path}: tensor {state.name!r}"):
         return state.matrix()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgkmeans_sk.nn.codebook_weight import CodebookWeight
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 
 
 def look_rows_up(module: nn.Module) -> None:
@@ -28,9 +28,10 @@ def look_rows_up(module: nn.Module) -> None:
 def _forward(self: nn.Embedding, input: Tensor) -> Tensor:
     parametrized: Any = self
     lists = parametrized.parametrizations["weight"]
-    parametrization: CodebookWeight = lists[0]
+    parametrization: StoredWeight = lists[0]
     is_decoded = parametrization.is_cached
-    if len(lists) > 1 or is_decoded or parametrization.axis or input.numel() >= self.num_embeddings:
+    has_rows = parametrization.axis == 0 and parametrization.group_size is None
+    if len(lists) > 1 or is_decoded or not has_rows or input.numel() >= self.num_embeddings:
         return nn.Embedding.forward(self, input)
     rows = parametrization.decode(lists.original, input.reshape(-1))
     found = rows.reshape(*input.shape, self.embedding_dim)

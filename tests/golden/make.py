@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pgkmeans_sk.codes.decoder import Decoder
+from pgkmeans_sk.codes.level_matrix import LevelMatrix
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.packing import code_bits, pack
 from pgkmeans_sk.codes.rotation import Rotation
@@ -163,7 +164,78 @@ def group():
     return compressed, carried, {"format": "pt"}
 
 
-MODELS = {"model": model, "group": group}
+def groups():
+    """Arguments of ``save_tensors``: tensors whose groups have codebooks of their own."""
+    dtype = np.dtype(np.float32)
+    books = fractions((1, 9, 4, 1), step=5)
+    compressed = {
+        # 54 values in 9 groups of 6, which go across the rows
+        "0.weight": StoredTensor(
+            shape=(2, 9, 3),
+            dtype="F32",
+            matrix=matrix(Decoder(codebooks=books, n_features=9, dtype=dtype), 6),
+            group_size=6,
+        ),
+        # One codebook for all groups of 13
+        "1.weight": StoredTensor(
+            shape=(10, 13), dtype="BF16", matrix=shared(), group_size=13, aliases=("tied",)
+        ),
+        "2.weight": StoredTensor(shape=(13, 10), dtype="F32", matrix=shared()),
+    }
+    return compressed, {}, {"format": "pt"}
+
+
+def level_codes(n_rows, n_features, widths, group_size):
+    """Codes that use all bits of their groups."""
+    numbers = np.arange(n_rows * n_features)
+    bits = np.asarray(widths)[numbers // group_size]
+    return (numbers * 40503 % 65537 % 2**bits).astype(np.uint16).reshape(n_rows, n_features)
+
+
+def levels():
+    """Arguments of ``save_tensors``: tensors of uniform levels, with codebooks beside them.
+
+    Ranges of float32 are so wide that their steps are exact.
+    """
+    one = LevelMatrix.from_codes(
+        level_codes(5, 7, [3], 35).astype(np.uint8),
+        3,
+        np.array([[-1.75, 1.75]], np.float32),
+        range_size=35,
+        group_size=35,
+        dtype=np.float32,
+        relative_error=0.25,
+    )
+    every = [*range(1, 17), 4, 4, 1]
+    wide = LevelMatrix.from_codes(
+        level_codes(6, 31, every, 10),
+        every,
+        np.array([[-1.0, 2.0]], np.float64),
+        range_size=186,
+        group_size=10,
+        dtype=np.float64,
+    )
+    rows = LevelMatrix.from_codes(
+        level_codes(4, 6, [2, 5, 5, 2, 5], 5).astype(np.uint8),
+        [2, 5, 5, 2, 5],
+        np.array([[0, 93], [-93, 0], [1, 94], [-2, -2]], np.float16),
+        range_size=6,
+        group_size=5,
+        dtype=np.float32,
+    )
+    compressed = {
+        "one width": StoredTensor(shape=(5, 7), dtype="F32", matrix=one),
+        "every width": StoredTensor(shape=(31, 6), dtype="F64", matrix=wide, axis=1),
+        "rows": StoredTensor(
+            shape=(2, 3, 4), dtype="BF16", matrix=rows, axis=2, aliases=("tied rows",)
+        ),
+        "codebook": StoredTensor(shape=(13, 10), dtype="F32", matrix=shared()),
+    }
+    carried = {"bias": CarriedTensor(shape=(1,), dtype="F32", source=b"\0\0\x80?")}
+    return compressed, carried, {"format": "pt"}
+
+
+MODELS = {"model": model, "group": group, "groups": groups, "levels": levels}
 
 
 def write(folder):
@@ -182,6 +254,14 @@ def write(folder):
     with open_tensors(folder / "group.safetensors") as file:
         decoded = {f"group {name}": file.array(name) for name in file.compressed}
     np.savez_compressed(folder / "expected_2.npz", **decoded)
+    # Version 3, in which the columns of a matrix may be groups of values.
+    save_tensors(folder / "groups.safetensors", *groups())
+    with open_tensors(folder / "groups.safetensors") as file:
+        decoded = {f"groups {name}": file.array(name) for name in file.compressed}
+    save_tensors(folder / "levels.safetensors", *levels())
+    with open_tensors(folder / "levels.safetensors") as file:
+        decoded |= {f"levels {name}": file.array(name) for name in file.compressed}
+    np.savez_compressed(folder / "expected_3.npz", **decoded)
 
 
 if __name__ == "__main__":
