@@ -154,7 +154,7 @@ def test_gradients_of_code_words_are_means_or_sums():
     for each in (model, other):
         cross_entropy(each(TOKENS), LABELS).backward()
     for mean, total in zip(stage.codebooks, other_stage.codebooks, strict=True):
-        (state,) = (s for s in compressed_state(model) if s.codebook is mean)
+        (state,) = (s for s in compressed_state(model) if s.original is mean)
         assert float(total.grad.abs().max()) > 0
         torch.testing.assert_close(mean.grad * state.weight.counts.clamp(min=1), total.grad)
 
@@ -206,7 +206,7 @@ def test_codebooks_and_others_can_have_options_of_their_own():
         books, others = stage.parameter_groups({"lr": 0.05}, {"lr": 0.01, "weight_decay": 0.1})
         assert books.keys() == {"params", "lr"}
         assert (books["lr"], others["lr"], others["weight_decay"]) == (0.05, 0.01, 0.1)
-        ids = {id(state.codebook) for state in compressed_state(model)}
+        ids = {id(state.original) for state in compressed_state(model)}
         assert {id(p) for p in books["params"]} == ids
         together = [id(p) for p in (*books["params"], *others["params"])]
         assert sorted(together) == sorted(id(p) for p in stage.parameters())
@@ -302,7 +302,7 @@ def test_the_spec_is_that_of_the_model_as_it_was():
     model = Sequential(Conv2d(16, 64, 3), Conv2d(64, 64, 1), Conv2d(64, 16, 3))
     sizes = {}
     for _ in nn.IterativePQ(model, "ipq"):  # which looks at kernels, of which none is left at last
-        sizes = {s.name: s.codebook.shape[3] for s in compressed_state(model)}
+        sizes = {s.name: s.original.shape[3] for s in compressed_state(model)}
     assert sizes == {"0.weight": 9, "1.weight": 4, "2.weight": 9}
 
 

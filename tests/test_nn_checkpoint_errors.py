@@ -266,12 +266,12 @@ UNSAVED = {
     "meta": (meta, "tensor '0.weight': got a tensor without values on meta"),
     "compressed meta": (
         lambda m: nn.compress_model(m, SPEC) and meta(m),
-        "tensor '0.weight': got a codebook on the meta device",
+        "tensor '0.weight': got a parameter on the meta device",
     ),
     "lazy": (lazy, "tensor '1.weight': got a tensor without values"),
     "sparse": (sparse, "tensor '1.bias': got a tensor of dtype torch.float32 and torch.sparse_coo"),
     "dtype": (quantized, "tensor 'strange': got a tensor of dtype torch.complex128"),
-    "stacked": (stacked, "tensor '1.weight': got other parametrizations on top of its codebook"),
+    "stacked": (stacked, "tensor '1.weight': got other parametrizations on top of its first"),
     "infinity": (not_finite, "tensor '1.weight': Got a codebook with values that are not finite"),
 }
 

@@ -57,10 +57,10 @@ def bake(model: Model) -> Model:
                     "expected them to be removed first."
                 )
     with torch.no_grad():
-        values = [state.weight.dense(state.codebook) for state in states]
+        values = [state.weight.dense(state.original) for state in states]
     baked: set[int] = set()
     for state, value in zip(states, values, strict=True):
-        parameter = state.codebook
+        parameter = state.original
         if id(parameter) in baked:  # a codebook that several weights shared is one of them now
             parameter = nn.Parameter(value, parameter.requires_grad)
         baked.add(id(parameter))

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.state import compressed_state
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 
 
 @contextmanager
@@ -38,11 +38,11 @@ def cached(model: nn.Module) -> Iterator[nn.Module]:
     >>> with nn.cached(model), torch.inference_mode():
     ...     outputs = [model(torch.ones(1, 64)) for _ in range(3)]
     """
-    weights: list[CodebookWeight] = []
+    weights: list[StoredWeight] = []
     try:
         for state in compressed_state(model):
             weights.append(state.weight)
-            state.weight.keep_decoded(state.codebook)
+            state.weight.keep_decoded(state.original)
         yield model
     finally:
         for weight in weights:

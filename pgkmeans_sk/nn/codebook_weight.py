@@ -7,21 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
+from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of
 from pgkmeans_sk.codes.rotation import Rotation
 from pgkmeans_sk.nn.layers import matrix_of, tensor_of
 from pgkmeans_sk.nn.rotations import undo_rotation
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 from pgkmeans_sk.quantization.encode import Encoder
 
 GRADIENTS = ("mean", "sum")
 SCALES = ("row_scales", "block_scales", "column_scales")
 
 
-class CodebookWeight(nn.Module):
+class CodebookWeight(StoredWeight):
     """The parametrization of a compressed weight: code words looked up by codes.
 
     ``compress_model`` and ``load`` register it; then ``parametrizations.<name>.original`` of a
@@ -60,6 +62,8 @@ class CodebookWeight(nn.Module):
     gradient is the mean over its blocks.
     """
 
+    original_is_codebook = True
+
     codes: Tensor
     counts: Tensor
     scale_codes: Tensor | None
@@ -90,7 +94,6 @@ class CodebookWeight(nn.Module):
         self.gradient = gradient
         self.relative_error = relative_error
         self._companions = [self]
-        self._decoded: Tensor | None = None
 
     @classmethod
     def from_matrix(
@@ -134,27 +137,10 @@ class CodebookWeight(nn.Module):
 
     def forward(self, codebook: Tensor) -> Tensor:
         """The weight, in the dtype of ``codebook``."""
-        if self._decoded is not None and self.is_cached:
-            return self._decoded
+        cached = self.cached_weight
+        if cached is not None:
+            return cached
         return tensor_of(self.decode(codebook), self.shape, self.axis)
-
-    def dense(self, codebook: Tensor) -> Tensor:
-        """The weight as a contiguous tensor that knows nothing of the codebook."""
-        with torch.no_grad():
-            return tensor_of(self.decode(codebook), self.shape, self.axis).contiguous()
-
-    @property
-    def is_cached(self) -> bool:
-        """Whether ``forward`` has nothing to decode."""
-        return self._decoded is not None and not self.training
-
-    def keep_decoded(self, codebook: Tensor) -> None:
-        """Decode for all reads in evaluation mode, until ``forget_decoded``."""
-        self._decoded = self.dense(codebook)
-
-    def forget_decoded(self) -> None:
-        """Decode each time again."""
-        self._decoded = None
 
     def decode(self, codebook: Tensor, rows: Tensor | None = None) -> Tensor:
         """Rows (n, n_features) of the weight's matrix: all, or those of numbers ``rows`` (n,).
@@ -305,6 +291,18 @@ class CodebookWeight(nn.Module):
         if self.scale_codes is not None:
             codes = np.column_stack([codes, self.scale_codes.cpu().numpy().astype(codes.dtype)])
         return CompressedMatrix.from_codes(decoder, codes, relative_error=self.relative_error)
+
+    def stored_layout(self, codebook: Tensor) -> MatrixLayout:
+        """Sizes and dtypes of the arrays of ``to_matrix``, without packing codes."""
+        empty = CompressedMatrix(
+            decoder=self.decoder(codebook),
+            packed=np.empty(0, np.uint8),
+            scale_codes=None if self.scale_codes is None else np.empty(0, np.uint8),
+            n_rows=len(self.codes),
+            relative_error=0.0,
+            entropy=0.0,
+        )
+        return layout_of(empty)
 
     def _stored(self, values: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
         wide = values.detach().cpu().to(_work_dtype(values.dtype)).numpy()

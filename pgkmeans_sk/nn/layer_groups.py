@@ -91,7 +91,7 @@ def _is_convolutional(targets: Iterable[Target]) -> bool:
 
 
 def _is_compressed(target: Target) -> bool:
-    return target.found.places[0].codebook_weight is not None
+    return target.found.places[0].stored_weight is not None
 
 
 def _one_by_one(chosen: Iterable[Target]) -> tuple[LayerGroup, ...]:

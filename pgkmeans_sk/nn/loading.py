@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
-from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import parts_of
 from pgkmeans_sk.codes.stored_file import StoredFile
-from pgkmeans_sk.codes.tensor_dtypes import to_bytes
+from pgkmeans_sk.codes.tensor_dtypes import dtype_name, to_bytes
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.registration import register, unregister
+from pgkmeans_sk.nn.restored import restored_weight
 from pgkmeans_sk.nn.row_lookup import look_rows_up
 from pgkmeans_sk.nn.selection import Place
 from pgkmeans_sk.nn.slots import Match, Slot
 from pgkmeans_sk.nn.state import METADATA, TIES
+from pgkmeans_sk.nn.stored_weight import StoredMatrix, StoredWeight
 from pgkmeans_sk.nn.tensor_bytes import tensor_of_bytes
 
 Described: TypeAlias = CompressedDescription | CarriedDescription
@@ -36,14 +37,14 @@ class PlainStep:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CodesStep:
-    """Codes for slots that become, or are, one compressed weight.
+    """A record for slots that become, or are, one compressed weight.
 
-    Steps of one ``group`` share a codebook.
+    ``values`` are those of its original. Steps of one ``group`` share a codebook.
     """
 
     slots: tuple[Slot, ...]
-    weight: CodebookWeight
-    words: Tensor
+    weight: StoredWeight
+    values: Tensor
     group: Any
 
 
@@ -107,7 +108,7 @@ class Preparation:
             if step is not None:
                 yield step
 
-    def _content(self, name: str) -> CompressedMatrix | memoryview | None:
+    def _content(self, name: str) -> StoredMatrix | memoryview | None:
         """What the file has under a name; None if it is damaged."""
         try:
             if name in self.file.compressed:
@@ -128,13 +129,13 @@ class Preparation:
     def _step(
         self,
         name: str,
-        content: CompressedMatrix | memoryview | None,
+        content: StoredMatrix | memoryview | None,
         slots: tuple[Slot, ...],
         number: int,
     ) -> Step | None:
         device, first = self._device(slots[0]), slots[0]
         described = _described(self.file, name)
-        if isinstance(content, CompressedMatrix) and isinstance(described, CompressedDescription):
+        if isinstance(content, StoredMatrix) and isinstance(described, CompressedDescription):
             if all(slot.can_be_compressed for slot in slots):
                 group = described.codebooks_of or name, number, first.dtype, device
                 return self._codes_step(name, described, content, slots, group)
@@ -150,22 +151,22 @@ class Preparation:
         self,
         name: str,
         described: CompressedDescription,
-        matrix: CompressedMatrix,
+        matrix: StoredMatrix,
         slots: tuple[Slot, ...],
         group: tuple[Any, ...],
     ) -> CodesStep | None:
         device, dtype = self._device(slots[0]), slots[0].tensor.dtype
-        words = torch.from_numpy(matrix.decoder.codebooks.astype(np.float64)).to(device, dtype)
-        if not bool(torch.isfinite(words).all()):
+        weight, stored = restored_weight(
+            matrix, described.shape, described.axis, gradient=self.gradient
+        )
+        values = torch.from_numpy(stored.astype(np.float64)).to(device, dtype)
+        if not bool(torch.isfinite(values).all()):
             self.problems.append(
-                f"{name!r}: got a codebook of {described.layout.codebook_dtype} with values beyond "
+                f"{name!r}: got a codebook of {dtype_name(stored.dtype)} with values beyond "
                 f"{slots[0].dtype}, but expected numbers that the model's dtype can hold"
             )
             return None
-        weight = CodebookWeight.from_matrix(
-            matrix, described.shape, described.axis, gradient=self.gradient
-        )
-        return CodesStep(slots=slots, weight=weight.to(device), words=words, group=group)
+        return CodesStep(slots=slots, weight=weight.to(device), values=values, group=group)
 
     def _device(self, slot: Slot) -> torch.device:
         return self.device if slot.tensor.is_meta else slot.tensor.device
@@ -212,9 +213,9 @@ def _misfits(name: str, described: Described, slots: Iterable[Slot], casts: bool
             yield f"{name!r}: got the dtype {described.dtype}, but expected {slot.dtype}{also}"
 
 
-def _bits(content: CompressedMatrix | memoryview | None) -> Any:
+def _bits(content: StoredMatrix | memoryview | None) -> Any:
     """What two contents are compared by."""
-    if not isinstance(content, CompressedMatrix):
+    if not isinstance(content, StoredMatrix):
         return content
     arrays = {name: (a.dtype, a.shape, a.tobytes()) for name, a in parts_of(content).items()}
     return content.shape, content.dtype, arrays
@@ -268,14 +269,15 @@ class Application:
         assert isinstance(original, nn.Parameter)
         codebook = self._codebooks.get(step.group)
         if codebook is None:
-            codebook = self._codebooks[step.group] = self._parameter(original, step.words)
+            codebook = self._codebooks[step.group] = self._parameter(original, step.values)
         step.weight.train(step.slots[0].places[0].module.training)
         for slot in step.slots:
             _put(slot, codebook, removes_noise=True)
             for place in slot.unique_places():
                 register(place.module, place.tensor_name, step.weight)
                 look_rows_up(place.module)
-        self._weights.setdefault(step.group, []).append(step.weight)
+        if isinstance(step.weight, CodebookWeight):
+            self._weights.setdefault(step.group, []).append(step.weight)
 
     def _parameter(self, parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
         """The parameter with other values, or another one if it cannot have them."""

@@ -164,7 +164,8 @@ def report_on(
 def _report_of(state: CompressedState, seconds: float | None) -> TensorReport:
     described = state.description()
     facts = facts_of(state.matrix())
-    facts["n_unused_words"] = state.weight.n_unused
+    if state.weight.n_unused is not None:
+        facts["n_unused_words"] = state.weight.n_unused
     if state.codebooks_of is not None:  # words count where they are stored
         facts["n_code_words"] = facts["n_unused_words"] = 0
     n_bytes = stored_bytes(described.dtype, described.shape)

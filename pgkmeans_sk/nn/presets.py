@@ -78,7 +78,7 @@ def ipq_spec(model: nn.Module) -> Spec:
             is_convolution = isinstance(place.module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
             if not is_convolution or place.tensor_name != "weight":
                 continue
-            if place.codebook_weight is not None:
+            if place.stored_weight is not None:
                 continue
             kernel = prod(found.tensor.shape[2:])
             settings = {"block_size": 4 if kernel == 1 else kernel}

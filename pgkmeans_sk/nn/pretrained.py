@@ -182,18 +182,24 @@ def _unpack(module: nn.Module, state_dict: dict[str, Any], prefix: str, *others:
     found: dict[str, Tensor] = {}
     used: list[str] = []
     for state in compressed_state(module):
-        if prefix + stored_name(state.name, "codes") in state_dict:
+        weight = state.weight
+        is_stored = prefix + stored_name(state.name, "codes") in state_dict
+        if is_stored and isinstance(weight, CodebookWeight):
             with naming(f"tensor {state.name!r}"):
-                found.update(_own_state(state, state_dict, prefix, used))
+                found.update(_own_state(state, weight, state_dict, prefix, used))
     for name in used:
         state_dict.pop(name, None)
     state_dict.update(found)
 
 
 def _own_state(
-    state: CompressedState, state_dict: dict[str, Any], prefix: str, used: list[str]
+    state: CompressedState,
+    own: CodebookWeight,
+    state_dict: dict[str, Any],
+    prefix: str,
+    used: list[str],
 ) -> dict[str, Tensor]:
-    layout = state.layout()
+    layout = own.stored_layout(state.original)
     parts: dict[str, NDArray[Any]] = {}
     for part in layout.parts():
         owner = state.codebooks_of or state.name if part == "codebooks" else state.name
@@ -202,15 +208,15 @@ def _own_state(
             parts[part] = np.ascontiguousarray(state_dict[key].detach().cpu().numpy())
             used.append(key)
     check_values(layout, parts)
-    matrix = matrix_of(layout, parts, state.weight.relative_error, 0.0)
-    weight = CodebookWeight.from_matrix(matrix, state.weight.shape, state.weight.axis)
-    own = {f"0.{name}": tensor for name, tensor in weight.state_dict().items()}
-    own["original"] = torch.from_numpy(matrix.decoder.codebooks.astype(np.float64))
+    matrix = matrix_of(layout, parts, own.relative_error, 0.0)
+    weight = CodebookWeight.from_matrix(matrix, own.shape, own.axis)
+    values = {f"0.{name}": tensor for name, tensor in weight.state_dict().items()}
+    values["original"] = torch.from_numpy(matrix.decoder.codebooks.astype(np.float64))
     return {
         f"{prefix}{place.name.removesuffix(place.tensor_name)}parametrizations."
         f"{place.tensor_name}.{name}": tensor
         for place in state.places
-        for name, tensor in own.items()
+        for name, tensor in values.items()
     }
 
 

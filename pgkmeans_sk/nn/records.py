@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor
@@ -20,6 +19,7 @@ from pgkmeans_sk.nn.state import (
     compressed_state,
     unknown_state,
 )
+from pgkmeans_sk.nn.stored_weight import StoredMatrix
 from pgkmeans_sk.nn.tensor_bytes import bytes_of
 
 
@@ -51,11 +51,11 @@ def _stored(state: CompressedState, path: str | PathLike[str]) -> StoredTensor:
             parametrizations = place.parametrizations
             if parametrizations is not None and len(list(parametrizations.children())) > 1:
                 raise ValueError(
-                    "got other parametrizations on top of its codebook, but expected them to be "
+                    "got other parametrizations on top of its first, but expected them to be "
                     "removed first"
                 )
-        if state.codebook.is_meta:
-            raise ValueError("got a codebook on the meta device, but expected one with values")
+        if state.original.is_meta:
+            raise ValueError("got a parameter on the meta device, but expected one with values")
         described = state.description()
     return StoredTensor(
         shape=described.shape,
@@ -68,7 +68,7 @@ def _stored(state: CompressedState, path: str | PathLike[str]) -> StoredTensor:
     )
 
 
-def _matrix(state: CompressedState, path: str | PathLike[str]) -> CompressedMatrix:
+def _matrix(state: CompressedState, path: str | PathLike[str]) -> StoredMatrix:
     with naming(f"{path}: tensor {state.name!r}"):
         return state.matrix()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgkmeans_sk.nn.codebook_weight import CodebookWeight
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 
 
 def look_rows_up(module: nn.Module) -> None:
@@ -28,7 +28,7 @@ def look_rows_up(module: nn.Module) -> None:
 def _forward(self: nn.Embedding, input: Tensor) -> Tensor:
     parametrized: Any = self
     lists = parametrized.parametrizations["weight"]
-    parametrization: CodebookWeight = lists[0]
+    parametrization: StoredWeight = lists[0]
     is_decoded = parametrization.is_cached
     if len(lists) > 1 or is_decoded or parametrization.axis or input.numel() >= self.num_embeddings:
         return nn.Embedding.forward(self, input)

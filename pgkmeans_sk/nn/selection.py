@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout
-from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.layers import matrix_of, row_axis, type_names, weight_axes
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.weight_plan import layout_for, layout_reason, reason_to_carry
 
@@ -51,11 +51,11 @@ class Place:
         return found
 
     @property
-    def codebook_weight(self) -> CodebookWeight | None:
+    def stored_weight(self) -> StoredWeight | None:
         """The parametrization of a tensor that is compressed already."""
         found = self.parametrizations
         first = None if found is None else found._modules.get("0")
-        return first if isinstance(first, CodebookWeight) else None
+        return first if isinstance(first, StoredWeight) else None
 
 
 class Placed:
@@ -210,7 +210,7 @@ def _reason(found: FoundTensor, spec: Spec, settings: TensorSettings) -> str | N
     """Why a tensor is left as it is, before sizes are looked at."""
     for place in found.places:
         parametrizations = place.parametrizations
-        if place.codebook_weight is not None:
+        if place.stored_weight is not None:
             return "compressed already"
         if parametrizations is not None:
             kinds = [type(module).__name__ for module in parametrizations.children()]

@@ -11,9 +11,9 @@ from torch.nn.parameter import is_lazy
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
 from pgkmeans_sk.codes.stored_file import StoredFile
-from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, Place, Placed
 from pgkmeans_sk.nn.state import carried_state, compressed_state
+from pgkmeans_sk.nn.stored_weight import StoredWeight
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,14 +25,14 @@ class Slot(Placed):
     places : tuple of Place
         Where it is; the first gives the name.
     tensor : Tensor
-        The parameter or buffer; of a compressed weight, its codebook.
-    weight : CodebookWeight or None
+        The parameter or buffer; of a compressed weight, its original.
+    weight : StoredWeight or None
         The parametrization of a compressed weight.
     """
 
     places: tuple[Place, ...]
     tensor: Tensor
-    weight: CodebookWeight | None = None
+    weight: StoredWeight | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ class Match:
 def find_slots(model: nn.Module) -> list[Slot]:
     """All tensors of a model's state."""
     compressed = [
-        Slot(places=state.places, tensor=state.codebook, weight=state.weight)
+        Slot(places=state.places, tensor=state.original, weight=state.weight)
         for state in compressed_state(model)
     ]
     return compressed + [

@@ -87,7 +87,8 @@ class Stage:
         those of all layers at 0.01. For optimisers that divide by the size of gradients, as Adam,
         one rate may do for both.
         """
-        ids = {id(state.codebook) for state in compressed_state(self.model)}
+        states = compressed_state(self.model)
+        ids = {id(state.original) for state in states if state.weight.original_is_codebook}
         groups = []
         for is_codebook, options in ((True, codebooks), (False, others)):
             members = [p for p in self.parameters() if (id(p) in ids) == is_codebook]

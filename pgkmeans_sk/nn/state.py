@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor, nn
 
 from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
-from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of
-from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, FoundTensor, Place, Placed, find_tensors
+from pgkmeans_sk.nn.stored_weight import StoredLayout, StoredMatrix, StoredWeight
 
 TIES = "pgkmeans_sk.ties"
 """A key of a file's metadata: what names of one tensor mean, if not only that they are equal."""
@@ -30,32 +27,23 @@ class CompressedState(Placed):
     """
 
     places: tuple[Place, ...]
-    weight: CodebookWeight
-    codebook: nn.Parameter
+    weight: StoredWeight
+    original: nn.Parameter
     codebooks_of: str | None = None
 
-    def matrix(self) -> CompressedMatrix:
-        """Its codes and codebook as arrays."""
-        return self.weight.to_matrix(self.codebook)
+    def matrix(self) -> StoredMatrix:
+        """The record of its matrix, as a file holds it."""
+        return self.weight.to_matrix(self.original)
 
-    def layout(self) -> MatrixLayout:
-        """Sizes and dtypes of these arrays, without packing codes."""
-        has_scales = self.weight.scale_codes is not None
-        empty = CompressedMatrix(
-            decoder=self.weight.decoder(self.codebook),
-            packed=np.empty(0, np.uint8),
-            scale_codes=np.empty(0, np.uint8) if has_scales else None,
-            n_rows=len(self.weight.codes),
-            relative_error=0.0,
-            entropy=0.0,
-        )
-        return layout_of(empty)
+    def layout(self) -> StoredLayout:
+        """Sizes and dtypes of the record's arrays, without making them."""
+        return self.weight.stored_layout(self.original)
 
     def description(self) -> CompressedDescription:
         """What a file says of it."""
         return CompressedDescription(
             shape=self.weight.shape,
-            dtype=DTYPE_NAMES[self.codebook.dtype],
+            dtype=DTYPE_NAMES[self.original.dtype],
             layout=self.layout(),
             axis=self.weight.axis,
             aliases=self.aliases,
@@ -69,18 +57,19 @@ def compressed_state(model: nn.Module) -> list[CompressedState]:
     for found in find_tensors(model):
         by_weight: dict[int, list[Place]] = {}
         for place in found.places:
-            if place.codebook_weight is not None:
-                by_weight.setdefault(id(place.codebook_weight), []).append(place)
+            if place.stored_weight is not None:
+                by_weight.setdefault(id(place.stored_weight), []).append(place)
         first = None
         for places in by_weight.values():
-            weight, codebook = places[0].codebook_weight, found.tensor
+            weight, original = places[0].stored_weight, found.tensor
             assert weight is not None
-            assert isinstance(codebook, nn.Parameter)
+            assert isinstance(original, nn.Parameter)
             state = CompressedState(
-                places=tuple(places), weight=weight, codebook=codebook, codebooks_of=first
+                places=tuple(places), weight=weight, original=original, codebooks_of=first
             )
             states.append(state)
-            first = first or state.name
+            if weight.original_is_codebook:
+                first = first or state.name
     return states
 
 
@@ -133,7 +122,7 @@ def unknown_state(model: nn.Module) -> list[str]:
 def is_foreign(place: Place) -> bool:
     """Whether a tensor is parametrized by something that is not of this package."""
     parametrizations = place.parametrizations
-    if parametrizations is None or place.codebook_weight is not None:
+    if parametrizations is None or place.stored_weight is not None:
         return False
     return not all(getattr(part, "is_noise", False) for part in parametrizations.children())
 
@@ -141,7 +130,7 @@ def is_foreign(place: Place) -> bool:
 def _carried_places(model: nn.Module) -> Iterator[tuple[Place, Tensor]]:
     for found in find_tensors(model):
         for place in found.places:
-            if place.codebook_weight is None and not is_foreign(place):
+            if place.stored_weight is None and not is_foreign(place):
                 yield place, found.tensor
     for prefix, module in model.named_modules(remove_duplicate=False):
         lists = module._modules.get("parametrizations")

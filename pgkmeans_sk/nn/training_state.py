@@ -34,6 +34,12 @@ VERSION = 1
 
 def check_state(model: nn.Module) -> None:
     """Raise a ValueError, naming it, if the state of a model has what no file can hold."""
+    for state in compressed_state(model):
+        if not isinstance(state.weight, CodebookWeight):
+            raise ValueError(
+                f"Got {state.name!r} with a {type(state.weight).__name__}, but expected weights of "
+                "compress_model or plain ones: its state cannot be stored."
+            )
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor) or value.dtype not in DTYPE_NAMES:
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
@@ -137,19 +143,20 @@ def _distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _described(states: list[CompressedState]) -> list[dict[str, Any]]:
     codebooks: dict[int, int] = {}
+    weights = [state.weight for state in states if isinstance(state.weight, CodebookWeight)]
     return [
         {
             "names": [state.name, *state.aliases],
-            "codebook": codebooks.setdefault(id(state.codebook), len(codebooks)),
-            "buffers": [name for name, _ in state.weight.named_buffers() if name != "counts"],
-            "shape": list(state.weight.shape),
-            "axis": state.weight.axis,
-            "n_features": state.weight.n_features,
-            "stored_dtype": state.weight.stored_dtype.name,
-            "gradient": state.weight.gradient,
-            "relative_error": state.weight.relative_error,
+            "codebook": codebooks.setdefault(id(state.original), len(codebooks)),
+            "buffers": [name for name, _ in weight.named_buffers() if name != "counts"],
+            "shape": list(weight.shape),
+            "axis": weight.axis,
+            "n_features": weight.n_features,
+            "stored_dtype": weight.stored_dtype.name,
+            "gradient": weight.gradient,
+            "relative_error": weight.relative_error,
         }
-        for state in states
+        for state, weight in zip(states, weights, strict=True)
     ]
 
 
