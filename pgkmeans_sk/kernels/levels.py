@@ -61,3 +61,19 @@ def find_nearest(
                 number += half if value > middles[number + half - 1] else 0
                 half //= 2
             codes[p, i] = firsts[number]
+
+
+@kernel
+def sum_sq_errors(
+    rows,  # IN (p, n) floating
+    words,  # IN (p, K) floating
+    codes,  # IN (p, n) uint8
+    sq_errors,  # OUT (p,) float64
+    begin, end,  # IN rows
+):  # fmt: skip
+    """Squared error of each row's codes."""
+    for p in range(begin, end):
+        total = 0.0
+        for i in range(rows.shape[1]):
+            total += (np.float64(rows[p, i]) - words[p, codes[p, i]]) ** 2
+        sq_errors[p] = total

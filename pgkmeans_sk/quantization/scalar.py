@@ -104,6 +104,20 @@ def scalar_codes(
     return ScalarCodes(stored, codes)
 
 
+def relative_error(lines: Lines, found: ScalarCodes) -> float:
+    """``|lines - decoded| / |lines|`` in the Frobenius norm; 0 if all values are."""
+    if lines.dtype == np.float16:
+        lines = lines.astype(np.float32)
+    words = found.words.astype(np.float64)
+    errors = np.empty(len(lines))
+    _for_chunks(
+        lines,
+        lambda begin, end: levels.sum_sq_errors(lines, words, found.codes, errors, begin, end),
+    )
+    total = float(np.einsum("ij,ij->", lines, lines, dtype=np.float64))
+    return float(np.sqrt(errors.sum() / total)) if total else 0.0
+
+
 def optimal_words(lines: Lines, weights: NDArray[np.float64] | None, words: Words) -> None:
     """Set ``words`` (p, K) to those of the least squared error, each line for itself."""
     is_found = np.zeros(len(lines), dtype=np.bool_)
