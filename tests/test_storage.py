@@ -28,7 +28,9 @@ from tests.tensor_files import files
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-EXPECTED = {**np.load(FOLDER / "expected.npz"), **np.load(FOLDER / "expected_2.npz")}
+EXPECTED = {}
+for file_name in ("expected.npz", "expected_2.npz", "expected_3.npz"):
+    EXPECTED |= np.load(FOLDER / file_name)
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "storage_format.md"
 
 
@@ -148,7 +150,7 @@ def test_golden_files_are_small_and_written_the_same(tmp_path):
     write(tmp_path)
     golden = {p.name: p.read_bytes() for p in FOLDER.glob("*.safetensors")}
     assert {p.name: p.read_bytes() for p in tmp_path.glob("*.safetensors")} == golden
-    assert sum(p.stat().st_size for p in FOLDER.glob("*.[sn]*")) < 20_000
+    assert sum(p.stat().st_size for p in FOLDER.glob("*.[sn]*")) < 40_000
 
 
 def test_the_reader_of_the_document():

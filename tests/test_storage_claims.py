@@ -37,11 +37,11 @@ def test_other_formats_and_versions(path):
     with refused("safetensors file with the format None, but expected 'pgkmeans_sk'"):
         load_matrix(path)
     for version, message in (
-        ("3", "got format_version '3', but expected '1' or '2': the file was written by a newer v"),
+        ("4", "'4', but expected '1', '2', '3': the file was written by a newer v"),
         ("17", "got format_version '17'.*newer version"),
-        ("0", "got format_version '0', but expected '1' or '2'$"),
-        ("1.0", "got format_version '1.0', but expected '1' or '2'$"),
-        ("", "got format_version '', but expected '1' or '2'$"),
+        ("0", "got format_version '0', but expected '1', '2', '3'$"),
+        ("1.0", "got format_version '1.0', but expected '1', '2', '3'$"),
+        ("", "got format_version '', but expected '1', '2', '3'$"),
     ):
         parts = Parts((FOLDER / "shared.safetensors").read_bytes())
         parts.metadata["format_version"] = version

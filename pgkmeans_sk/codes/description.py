@@ -21,7 +21,10 @@ ORIGINAL_DTYPES = ("F64", "F32", "F16", "BF16")
 class CompressedDescription:
     """A compressed tensor, without its arrays.
 
-    The matrix has the sizes along ``axis`` as rows, and all others, flattened, as columns.
+    The matrix has the sizes along ``axis`` as rows, and all others, flattened, as columns. With
+    ``group_size`` it is another one: the tensor, flattened in C order, is cut into groups of so
+    many consecutive values, and each group is a column. So codebooks of single columns are those
+    of groups.
 
     Attributes
     ----------
@@ -31,7 +34,9 @@ class CompressedDescription:
         Of the tensor before compression: "F64", "F32", "F16" or "BF16". Decoded rows are of
         ``layout.dtype``.
     axis : int
-        The axis that became rows.
+        The axis that became rows; 0 if there is ``group_size``.
+    group_size : int or None
+        Values of a group, and rows of the matrix; it divides the number of values.
     aliases : tuple of str
         Other names of the same tensor (tied weights).
     layout : MatrixLayout
@@ -47,13 +52,14 @@ class CompressedDescription:
     Raises
     ------
     ValueError
-        If shape, dtype or axis do not go with the layout.
+        If shape, dtype, axis or group_size do not go with the layout.
     """
 
     shape: tuple[int, ...]
     dtype: str
     layout: MatrixLayout
     axis: int = 0
+    group_size: int | None = None
     aliases: tuple[str, ...] = ()
     relative_error: float = 0.0
     entropy: float = 0.0
@@ -65,11 +71,14 @@ class CompressedDescription:
             raise ValueError(
                 f"got dtype={self.dtype!r}, but expected one of {', '.join(ORIGINAL_DTYPES)}"
             )
-        matrix_shape = rows_and_columns(self.shape, self.axis)
+        matrix_shape = rows_and_columns(self.shape, self.axis, self.group_size)
         expected = self.layout.n_rows, self.layout.n_features
         if matrix_shape != expected:
+            form = "axis", self.axis
+            if self.group_size is not None:
+                form = "group_size", self.group_size
             raise ValueError(
-                f"got the shape {self.shape} with axis={self.axis}, but expected one of "
+                f"got the shape {self.shape} with {form[0]}={form[1]}, but expected one of "
                 f"{expected[0]} rows and {expected[1]} columns"
             )
 
@@ -81,7 +90,9 @@ class CompressedDescription:
         return found
 
     def restore(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Decoded rows (n_rows, n_features) in the shape of the tensor, not copied."""
+        """Decoded rows (n_rows, n_features) in the shape of the tensor."""
+        if self.group_size is not None:
+            return rows.T.reshape(self.shape)
         others = self.shape[: self.axis] + self.shape[self.axis + 1 :]
         return np.moveaxis(rows.reshape(self.shape[self.axis], *others), 0, self.axis)
 
@@ -176,13 +187,26 @@ class FileDescription:
             )
 
 
-def rows_and_columns(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
+def rows_and_columns(
+    shape: tuple[int, ...], axis: int, group_size: int | None = None
+) -> tuple[int, int]:
     """The shape of the matrix for a tensor; ValueError if it has none."""
     for size in shape:
         check_size("a size of the shape", size)
     if isinstance(axis, bool) or not isinstance(axis, int) or not 0 <= axis < len(shape):
         raise ValueError(f"got axis={axis!r}, but expected one of the {len(shape)} axes of {shape}")
-    return shape[axis], prod(shape[:axis] + shape[axis + 1 :])
+    if group_size is None:
+        return shape[axis], prod(shape[:axis] + shape[axis + 1 :])
+    check_size("group_size", group_size)
+    if axis != 0:
+        raise ValueError(f"got axis={axis} with group_size={group_size}, but expected 0")
+    n_groups, rest = divmod(prod(shape), group_size)
+    if rest:
+        raise ValueError(
+            f"got group_size={group_size}, but expected a divisor of the {prod(shape)} values of "
+            f"the shape {shape}"
+        )
+    return group_size, n_groups
 
 
 def stored_name(name: str, part: str) -> str:

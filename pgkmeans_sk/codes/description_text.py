@@ -37,6 +37,11 @@ VERSION = "1"
 SHARING_VERSION = "2"
 """Of files in which a tensor uses the codebooks of another."""
 
+GROUPS_VERSION = "3"
+"""Of files in which the matrix of a tensor has its groups as columns."""
+
+VERSIONS = (VERSION, SHARING_VERSION, GROUPS_VERSION)
+
 SMALLEST_NUMBER, LARGEST_NUMBER = 1e-99, 1e99
 """Positive numbers with an exponent of two digits: all numbers are written in the same width."""
 
@@ -77,13 +82,22 @@ def to_metadata(description: FileDescription) -> dict[str, str]:
         "metadata": dict(description.metadata),
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    shares = any(t.codebooks_of is not None for t in description.compressed.values())
     return {
         "format": FORMAT,
-        "format_version": SHARING_VERSION if shares else VERSION,
+        "format_version": _version(description),
         "description": text,
         "description_crc32": checksum_text(crc32(text.encode("utf-8"))),
     }
+
+
+def _version(description: FileDescription) -> str:
+    """The least that says what there is to say, so that earlier readers take what they can."""
+    tensors = description.compressed.values()
+    if any(tensor.group_size is not None for tensor in tensors):
+        return GROUPS_VERSION
+    if any(tensor.codebooks_of is not None for tensor in tensors):
+        return SHARING_VERSION
+    return VERSION
 
 
 def checksum_text(checksum: int) -> str:
@@ -104,10 +118,13 @@ def _compressed_to_json(tensor: CompressedDescription) -> dict[str, Any]:
     layout = tensor.layout
     checksums = {part: tensor.checksums.get(part, 0) for part in tensor.parts()}
     shared = {} if tensor.codebooks_of is None else {"codebooks_of": tensor.codebooks_of}
+    form = {"axis": tensor.axis}
+    if tensor.group_size is not None:
+        form = {"group_size": int(tensor.group_size)}
     return {
         "shape": [int(size) for size in tensor.shape],
         "dtype": tensor.dtype,
-        "axis": tensor.axis,
+        **form,
         "aliases": list(tensor.aliases),
         "decoded_dtype": layout.dtype,
         "block_size": int(layout.block_size),
@@ -193,22 +210,20 @@ def claims_codes(metadata: Mapping[str, str]) -> bool:
 
 
 def _check_version(version: str) -> None:
-    if version in (VERSION, SHARING_VERSION):
+    if version in VERSIONS:
         return
-    message = f"got format_version {version!r}, but expected {VERSION!r} or {SHARING_VERSION!r}"
-    if re.fullmatch("[0-9]{1,9}", version) and int(version) > int(SHARING_VERSION):
+    message = f"got format_version {version!r}, but expected {', '.join(map(repr, VERSIONS))}"
+    if re.fullmatch("[0-9]{1,9}", version) and int(version) > int(VERSIONS[-1]):
         message += ": the file was written by a newer version of this library"
     raise ValueError(message)
 
 
 def _compressed_from_json(name: str, entry: Any, file: TensorFile) -> CompressedDescription:
-    keys: tuple[str, ...] = COMPRESSED_KEYS
-    if file.metadata["format_version"] != VERSION and "codebooks_of" in _object(entry):
-        keys = (*keys, "codebooks_of")
-    fields = _fields(entry, *keys)
+    fields = _fields(entry, *_compressed_keys(_object(entry), file.metadata["format_version"]))
     owner = _owner(fields)
     shape = tuple(_list(fields["shape"]))
-    n_rows, n_features = rows_and_columns(shape, fields["axis"])
+    axis, group_size = fields.get("axis", 0), fields.get("group_size")
+    n_rows, n_features = rows_and_columns(shape, axis, group_size)
     checksums = {part: _checksum(text) for part, text in _object(fields["crc32"]).items()}
     stored = {part: _stored(stored_name(name, part), file) for part in checksums}
     if owner is not None:
@@ -233,13 +248,24 @@ def _compressed_from_json(name: str, entry: Any, file: TensorFile) -> Compressed
         shape=shape,
         dtype=fields["dtype"],
         layout=layout,
-        axis=fields["axis"],
+        axis=axis,
+        group_size=group_size,
         aliases=_names(fields["aliases"]),
         relative_error=_number("relative_error", fields["relative_error"]),
         entropy=_number("entropy", fields["entropy"]),
         checksums=checksums,
         codebooks_of=owner,
     )
+
+
+def _compressed_keys(entry: Mapping[str, Any], version: str) -> set[str]:
+    """The keys that the entry of a compressed tensor must have, given those that it has."""
+    keys = set(COMPRESSED_KEYS)
+    if version != VERSION and "codebooks_of" in entry:
+        keys.add("codebooks_of")
+    if version == GROUPS_VERSION and entry.get("group_size") is not None:
+        keys.symmetric_difference_update({"axis", "group_size"})
+    return keys
 
 
 def _carried_from_json(name: str, entry: Any, file: TensorFile) -> CarriedDescription:

@@ -35,7 +35,7 @@ class StoredTensor:
     ----------
     shape : tuple of int
         Of the tensor; the matrix has the sizes along ``axis`` as rows, and all others, flattened,
-        as columns.
+        as columns, or its groups as columns (``CompressedDescription``).
     dtype : str
         Of the tensor: "F64", "F32", "F16" or "BF16".
     matrix : CompressedMatrix or callable
@@ -44,7 +44,9 @@ class StoredTensor:
     layout : MatrixLayout or None
         What the function will make; needed for a function only.
     axis : int
-        The axis that became rows.
+        The axis that became rows; 0 if there is ``group_size``.
+    group_size : int or None
+        Values of a group.
     aliases : tuple of str
         Other names of the same tensor.
     codebooks_of : str or None
@@ -57,6 +59,7 @@ class StoredTensor:
     matrix: CompressedMatrix | Callable[[], CompressedMatrix]
     layout: MatrixLayout | None = None
     axis: int = 0
+    group_size: int | None = None
     aliases: tuple[str, ...] = ()
     codebooks_of: str | None = None
 
@@ -78,6 +81,7 @@ class StoredTensor:
             dtype=self.dtype,
             layout=layout,
             axis=self.axis,
+            group_size=self.group_size,
             aliases=tuple(self.aliases),
             codebooks_of=self.codebooks_of,
         )

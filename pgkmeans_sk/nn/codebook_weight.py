@@ -38,7 +38,10 @@ class CodebookWeight(StoredWeight):
     shape : tuple of int
         Of the weight.
     axis : int
-        The axis of the weight that is the rows of its matrix.
+        The axis of the weight that is the rows of its matrix; 0 if there is ``group_size``.
+    group_size : int or None
+        Values of a group of consecutive values of the flattened weight: then the columns of the
+        matrix are groups, not rows of the weight.
     codes : uint8 tensor of shape (n_rows, n_block_codes) or (n_rows, n_block_codes, 2)
         The code of each block (``Decoder``); of more than 256 code words the two bytes of the
         code, the lower one first: not every backend can send 16-bit integers to other processes.
@@ -79,6 +82,7 @@ class CodebookWeight(StoredWeight):
         *,
         shape: tuple[int, ...],
         axis: int,
+        group_size: int | None = None,
         n_features: int,
         stored_dtype: np.dtype[Any],
         gradient: str,
@@ -89,6 +93,7 @@ class CodebookWeight(StoredWeight):
             self.register_buffer(name, value, persistent=name != "counts")
         self.shape = shape
         self.axis = axis
+        self.group_size = group_size
         self.n_features = n_features
         self.stored_dtype = stored_dtype
         self.gradient = gradient
@@ -102,9 +107,13 @@ class CodebookWeight(StoredWeight):
         shape: tuple[int, ...],
         axis: int,
         *,
+        group_size: int | None = None,
         gradient: str = "mean",
     ) -> CodebookWeight:
-        """A parametrization of a weight of ``shape`` whose matrix along ``axis`` is ``matrix``."""
+        """A parametrization of a weight of ``shape`` whose matrix along ``axis`` is ``matrix``.
+
+        With ``group_size``, the columns of the matrix are groups of the weight (``layers``).
+        """
         decoder = matrix.decoder
         codes = matrix.codes()
         blocks = np.ascontiguousarray(codes[:, : decoder.n_block_codes])
@@ -125,6 +134,7 @@ class CodebookWeight(StoredWeight):
             buffers,
             shape=tuple(shape),
             axis=axis,
+            group_size=group_size,
             n_features=decoder.n_features,
             stored_dtype=decoder.codebooks.dtype,
             gradient=gradient,
@@ -140,7 +150,7 @@ class CodebookWeight(StoredWeight):
         cached = self.cached_weight
         if cached is not None:
             return cached
-        return tensor_of(self.decode(codebook), self.shape, self.axis)
+        return tensor_of(self.decode(codebook), self.shape, self.axis, self.group_size)
 
     def decode(self, codebook: Tensor, rows: Tensor | None = None) -> Tensor:
         """Rows (n, n_features) of the weight's matrix: all, or those of numbers ``rows`` (n,).
@@ -242,7 +252,7 @@ class CodebookWeight(StoredWeight):
             raise ValueError(
                 f"Got a weight of shape {tuple(weight.shape)}, but expected {self.shape}."
             )
-        rows = matrix_of(weight.detach(), self.axis)
+        rows = matrix_of(weight.detach(), self.axis, self.group_size)
         if not bool(torch.isfinite(rows).all()):
             raise ValueError("Got a weight with NaN or infinity, but expected finite values.")
         rows = rows.to("cpu", _work_dtype(codebook.dtype)).contiguous()

@@ -61,13 +61,26 @@ def row_axis(module: nn.Module, tensor_name: str) -> int:
     return 0
 
 
-def matrix_of(tensor: Tensor, axis: int) -> Tensor:
-    """``tensor`` as a matrix (shape[axis], all other axes flattened); a view where possible."""
+def matrix_of(tensor: Tensor, axis: int, group_size: int | None = None) -> Tensor:
+    """``tensor`` as a matrix (shape[axis], all other axes flattened); a view where possible.
+
+    With ``group_size``, a divisor of the number of values: (group_size, n_groups), where each
+    column is a group of consecutive values of the flattened tensor.
+    """
+    if group_size is not None:
+        return tensor.reshape(-1, group_size).T
     return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
-def tensor_of(matrix: Tensor, shape: tuple[int, ...] | torch.Size, axis: int) -> Tensor:
-    """The opposite of ``matrix_of``: a matrix as a tensor of ``shape``; a view."""
+def tensor_of(
+    matrix: Tensor,
+    shape: tuple[int, ...] | torch.Size,
+    axis: int,
+    group_size: int | None = None,
+) -> Tensor:
+    """The opposite of ``matrix_of``: a matrix as a tensor of ``shape``; a view where possible."""
+    if group_size is not None:
+        return matrix.T.reshape(shape)
     others = tuple(shape[:axis]) + tuple(shape[axis + 1 :])
     if prod(others) != matrix.shape[1] or shape[axis] != matrix.shape[0]:
         raise ValueError(

@@ -157,7 +157,11 @@ class Preparation:
     ) -> CodesStep | None:
         device, dtype = self._device(slots[0]), slots[0].tensor.dtype
         weight, stored = restored_weight(
-            matrix, described.shape, described.axis, gradient=self.gradient
+            matrix,
+            described.shape,
+            described.axis,
+            group_size=described.group_size,
+            gradient=self.gradient,
         )
         values = torch.from_numpy(stored.astype(np.float64)).to(device, dtype)
         if not bool(torch.isfinite(values).all()):

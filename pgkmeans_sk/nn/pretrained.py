@@ -209,7 +209,7 @@ def _own_state(
             used.append(key)
     check_values(layout, parts)
     matrix = matrix_of(layout, parts, own.relative_error, 0.0)
-    weight = CodebookWeight.from_matrix(matrix, own.shape, own.axis)
+    weight = CodebookWeight.from_matrix(matrix, own.shape, own.axis, group_size=own.group_size)
     values = {f"0.{name}": tensor for name, tensor in weight.state_dict().items()}
     values["original"] = torch.from_numpy(matrix.decoder.codebooks.astype(np.float64))
     return {

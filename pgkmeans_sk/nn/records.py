@@ -63,6 +63,7 @@ def _stored(state: CompressedState, path: str | PathLike[str]) -> StoredTensor:
         matrix=partial(_matrix, state, path),
         layout=described.layout,
         axis=described.axis,
+        group_size=described.group_size,
         aliases=described.aliases,
         codebooks_of=described.codebooks_of,
     )

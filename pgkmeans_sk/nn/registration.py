@@ -19,16 +19,20 @@ def register_matrix(
     matrix: CompressedMatrix,
     axis: int,
     *,
+    group_size: int | None = None,
     gradient: str,
     codebook: nn.Parameter | None = None,
 ) -> CodebookWeight:
     """Replace a weight, in all its places, by the codes and the codebook of a matrix.
 
     The parameter stays the same object, so that optimisers go on with it; its values become the
-    codebook's. With ``codebook``, that parameter takes its place: one that is shared.
+    codebook's. With ``codebook``, that parameter takes its place: one that is shared. With
+    ``group_size``, columns of the matrix are groups of the weight.
     """
     shape = tuple(found.tensor.shape)
-    weight = CodebookWeight.from_matrix(matrix, shape, axis, gradient=gradient)
+    weight = CodebookWeight.from_matrix(
+        matrix, shape, axis, group_size=group_size, gradient=gradient
+    )
     parameter = found.tensor
     if codebook is None:
         assert isinstance(parameter, nn.Parameter)

@@ -11,7 +11,12 @@ from pgkmeans_sk.nn.stored_weight import StoredMatrix, StoredWeight
 
 
 def restored_weight(
-    matrix: StoredMatrix, shape: tuple[int, ...], axis: int, *, gradient: str
+    matrix: StoredMatrix,
+    shape: tuple[int, ...],
+    axis: int,
+    *,
+    group_size: int | None = None,
+    gradient: str,
 ) -> tuple[StoredWeight, NDArray[Any]]:
     """What a weight of ``shape`` is made of whose matrix along ``axis`` a file holds.
 
@@ -25,6 +30,8 @@ def restored_weight(
         Of the weight.
     axis : int
         The axis of the weight that is the rows of its matrix.
+    group_size : int or None
+        If given, the columns of the matrix are groups of values of the weight.
     gradient : {"mean", "sum"}
         As of ``CodebookWeight``.
 
@@ -35,5 +42,7 @@ def restored_weight(
     original : ndarray
         The values of its original, in the dtype in which they are stored.
     """
-    weight = CodebookWeight.from_matrix(matrix, shape, axis, gradient=gradient)
+    weight = CodebookWeight.from_matrix(
+        matrix, shape, axis, group_size=group_size, gradient=gradient
+    )
     return weight, matrix.decoder.codebooks

@@ -30,7 +30,8 @@ def _forward(self: nn.Embedding, input: Tensor) -> Tensor:
     lists = parametrized.parametrizations["weight"]
     parametrization: StoredWeight = lists[0]
     is_decoded = parametrization.is_cached
-    if len(lists) > 1 or is_decoded or parametrization.axis or input.numel() >= self.num_embeddings:
+    has_rows = parametrization.axis == 0 and parametrization.group_size is None
+    if len(lists) > 1 or is_decoded or not has_rows or input.numel() >= self.num_embeddings:
         return nn.Embedding.forward(self, input)
     rows = parametrization.decode(lists.original, input.reshape(-1))
     found = rows.reshape(*input.shape, self.embedding_dim)

@@ -46,6 +46,7 @@ class CompressedState(Placed):
             dtype=DTYPE_NAMES[self.original.dtype],
             layout=self.layout(),
             axis=self.weight.axis,
+            group_size=self.weight.group_size,
             aliases=self.aliases,
             codebooks_of=self.codebooks_of,
         )

@@ -37,7 +37,10 @@ class StoredWeight(nn.Module, ABC):
     shape : tuple of int
         Of the weight.
     axis : int
-        The axis of the weight that is the rows of its matrix.
+        The axis of the weight that is the rows of its matrix; 0 if there is ``group_size``.
+    group_size : int or None
+        If given, the columns of the matrix are groups of so many consecutive values of the
+        flattened weight (``layers.matrix_of``).
     original_is_codebook : bool
         Whether the original holds code words (and several weights may share it), not the weight
         itself as it is trained.
@@ -45,6 +48,7 @@ class StoredWeight(nn.Module, ABC):
 
     shape: tuple[int, ...]
     axis: int
+    group_size: int | None = None
     original_is_codebook: bool = False
 
     def __init__(self) -> None:
@@ -93,7 +97,8 @@ class StoredWeight(nn.Module, ABC):
     def dense(self, original: Tensor) -> Tensor:
         """The stored weight as a contiguous tensor that knows nothing of the original."""
         with torch.no_grad():
-            return tensor_of(self.decode(original), self.shape, self.axis).contiguous()
+            matrix = self.decode(original)
+            return tensor_of(matrix, self.shape, self.axis, self.group_size).contiguous()
 
     @property
     def is_cached(self) -> bool:

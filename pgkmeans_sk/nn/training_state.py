@@ -151,6 +151,7 @@ def _described(states: list[CompressedState]) -> list[dict[str, Any]]:
             "buffers": [name for name, _ in weight.named_buffers() if name != "counts"],
             "shape": list(weight.shape),
             "axis": weight.axis,
+            **_grouping(weight),
             "n_features": weight.n_features,
             "stored_dtype": weight.stored_dtype.name,
             "gradient": weight.gradient,
@@ -158,6 +159,10 @@ def _described(states: list[CompressedState]) -> list[dict[str, Any]]:
         }
         for state, weight in zip(states, weights, strict=True)
     ]
+
+
+def _grouping(weight: CodebookWeight) -> dict[str, int]:
+    return {} if weight.group_size is None else {"group_size": weight.group_size}
 
 
 def _register(
@@ -206,6 +211,7 @@ def _weight(
         buffers,
         shape=tuple(entry["shape"]),
         axis=entry["axis"],
+        group_size=entry.get("group_size"),
         n_features=entry["n_features"],
         stored_dtype=np.dtype(entry["stored_dtype"]),
         gradient=entry["gradient"],

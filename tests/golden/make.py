@@ -163,7 +163,28 @@ def group():
     return compressed, carried, {"format": "pt"}
 
 
-MODELS = {"model": model, "group": group}
+def groups():
+    """Arguments of ``save_tensors``: tensors whose groups have codebooks of their own."""
+    dtype = np.dtype(np.float32)
+    books = fractions((1, 9, 4, 1), step=5)
+    compressed = {
+        # 54 values in 9 groups of 6, which go across the rows
+        "0.weight": StoredTensor(
+            shape=(2, 9, 3),
+            dtype="F32",
+            matrix=matrix(Decoder(codebooks=books, n_features=9, dtype=dtype), 6),
+            group_size=6,
+        ),
+        # One codebook for all groups of 13
+        "1.weight": StoredTensor(
+            shape=(10, 13), dtype="BF16", matrix=shared(), group_size=13, aliases=("tied",)
+        ),
+        "2.weight": StoredTensor(shape=(13, 10), dtype="F32", matrix=shared()),
+    }
+    return compressed, {}, {"format": "pt"}
+
+
+MODELS = {"model": model, "group": group, "groups": groups}
 
 
 def write(folder):
@@ -182,6 +203,11 @@ def write(folder):
     with open_tensors(folder / "group.safetensors") as file:
         decoded = {f"group {name}": file.array(name) for name in file.compressed}
     np.savez_compressed(folder / "expected_2.npz", **decoded)
+    # Version 3, in which the columns of a matrix may be groups of values.
+    save_tensors(folder / "groups.safetensors", *groups())
+    with open_tensors(folder / "groups.safetensors") as file:
+        decoded = {f"groups {name}": file.array(name) for name in file.compressed}
+    np.savez_compressed(folder / "expected_3.npz", **decoded)
 
 
 if __name__ == "__main__":
