@@ -16,6 +16,7 @@ from pgkmeans_sk.nn.quant_noise import (
     remove_quant_noise,
     set_noise_rate,
 )
+from pgkmeans_sk.nn.scalar_quantize import scalar_quantize
 from pgkmeans_sk.nn.stage import Stage
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "refresh_codebooks",
     "remove_quant_noise",
     "save",
+    "scalar_quantize",
     "set_noise_rate",
     "teacher_of",
 ]

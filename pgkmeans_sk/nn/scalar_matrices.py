@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.tensor_dtypes import NUMPY_NAMES
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.calibration import Calibration
-from pgkmeans_sk.nn.layers import row_axis
+from pgkmeans_sk.nn.layers import matrix_of, row_axis, tensor_of
 from pgkmeans_sk.nn.moments import RowCounts
-from pgkmeans_sk.nn.selection import Target
-from pgkmeans_sk.nn.weight_matrices import rows_of, zero_padding_row
+from pgkmeans_sk.nn.scalar_targets import ScalarTarget
+from pgkmeans_sk.nn.weight_matrices import zero_padding_row
 from pgkmeans_sk.quantization.importance import SMALLEST_IMPORTANCE
 from pgkmeans_sk.quantization.scalar import ScalarCodes, relative_error, scalar_codes
 
 
 def scalar_matrix(
-    target: Target, scheme: str, calibration: Calibration | None = None
+    target: ScalarTarget, scheme: str, calibration: Calibration | None = None
 ) -> CompressedMatrix:
     """The matrix of codes of one weight, as its layout says.
 
@@ -28,58 +30,61 @@ def scalar_matrix(
     ValueError
         If its codebooks do not fit into their dtype; the message names the weight.
     """
-    assert target.layout is not None
-    found, layout = target.found, target.layout
-    first = found.places[0]
-    rows = rows_of(found, row_axis(first.module, first.tensor_name))
-    # What has one codebook is a line: the whole weight, or a column of its matrix.
-    is_shared = layout.n_books < layout.n_blocks or layout.n_blocks == 1
-    lines = rows.reshape(1, -1) if is_shared else rows.reshape(-1, layout.n_rows)
-    with naming(f"weight {found.name!r}"):
-        found_codes = scalar_codes(
+    layout = target.layout
+    assert layout is not None
+    lines = _lines(target.found.tensor.detach(), target)
+    with naming(f"weight {target.found.name!r}"):
+        found = scalar_codes(
             lines,
-            int(layout.n_codes).bit_length() - 1,
+            layout.code_bits,
             scheme,
             dtype=NUMPY_NAMES[layout.codebook_dtype],
-            weights=_weights(target, rows.shape, lines.shape, calibration),
+            weights=_weights(target, calibration),
         )
-    padding = zero_padding_row(found)
-    if padding is not None and is_shared:
-        _make_zero(found_codes, padding * rows.shape[1])
-    words, codes = found_codes
-    if is_shared:
-        codes, books = codes.reshape(layout.n_rows, layout.n_features), words[np.newaxis]
-    else:
-        codes, books = np.ascontiguousarray(codes.T), words
+    if target.is_shared:
+        _keep_zero_padding(found, target)
+    codes = found.codes if target.is_shared else found.codes.T
     decoder = Decoder(
-        codebooks=books.reshape(1, layout.n_books, layout.n_codes, 1),
+        codebooks=found.words.reshape(1, layout.n_books, layout.n_codes, 1),
         n_features=layout.n_features,
-        dtype=rows.dtype,
+        dtype=lines.dtype,
     )
-    error = relative_error(lines, found_codes)
-    return CompressedMatrix.from_codes(decoder, codes, relative_error=error)
+    return CompressedMatrix.from_codes(
+        decoder,
+        np.ascontiguousarray(codes).reshape(layout.n_rows, layout.n_features),
+        relative_error=relative_error(lines, found),
+    )
 
 
-def _make_zero(found: ScalarCodes, place: int) -> None:
-    """Make the word zero that stands for a zero at ``place`` of the only line.
+def _lines(tensor: Tensor, target: ScalarTarget) -> NDArray[np.floating]:
+    """What shares a codebook as a row each, in host memory; bfloat16 as float32."""
+    matrix = matrix_of(tensor, target.axis, target.group_size)
+    lines = matrix.reshape(1, -1) if target.is_shared else matrix.T
+    if lines.dtype == torch.bfloat16:
+        lines = lines.float()
+    return np.ascontiguousarray(lines.cpu().numpy())
 
-    Padding stays what it is; other codebooks than a whole weight's have a zero for it anyway.
+
+def _keep_zero_padding(found: ScalarCodes, target: ScalarTarget) -> None:
+    """Make the word zero that stands for an embedding's padding row, if that is zero.
+
+    Where a row or a group has its own codebook, zeros alone are among its words anyway.
     """
-    found.words[0, found.codes[0, place]] = 0.0
+    padding = zero_padding_row(target.found)
+    if padding is not None:
+        first = padding * target.found.tensor.shape[1]
+        found.words[0, found.codes[0, first]] = 0.0
 
 
-def _weights(
-    target: Target,
-    shape: tuple[int, ...],
-    line_shape: tuple[int, ...],
-    calibration: Calibration | None,
-) -> NDArray[np.float64] | None:
-    """What the squared error of each value counts, as far as is known."""
-    name = target.found.name
+def _weights(target: ScalarTarget, calibration: Calibration | None) -> NDArray[np.float64] | None:
+    """What the squared error of each value of the lines counts, as far as is known."""
+    name, tensor = target.found.name, target.found.tensor
     record = None if calibration is None else calibration.get(name)
     if calibration is None or record is None or target.settings.importance is None:
         return None
-    weights = np.ones(shape)
+    place = target.found.places[0]
+    axis = row_axis(place.module, place.tensor_name)
+    weights = np.ones((tensor.shape[axis], tensor.numel() // tensor.shape[axis]))
     if not isinstance(record, RowCounts):
         weights *= calibration.column_importance(name)
     by_row = calibration.row_weights(name)
@@ -87,5 +92,6 @@ def _weights(
         weights *= by_row[:, np.newaxis]
     if not weights.any():
         return None
-    # Without any weight, values could be anything.
-    return np.maximum(weights / weights.mean(), SMALLEST_IMPORTANCE).reshape(line_shape)
+    weights = np.maximum(weights / weights.mean(), SMALLEST_IMPORTANCE)
+    by_line = _lines(tensor_of(torch.from_numpy(weights), tensor.shape, axis), target)
+    return by_line.astype(np.float64, copy=False)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from math import prod
-from os import PathLike
 from typing import Any
 
 from torch import nn
 
-from pgkmeans_sk.nn.presets import resolved_spec
 from pgkmeans_sk.nn.selection import DTYPE_NAMES, Target, find_targets
-from pgkmeans_sk.spec import Rule, Spec, TensorSettings
+from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.weight_plan import layout_for, layout_reason
 
 GRANULARITIES = ("tensor", "row", "group")
-
-SpecLike = Spec | TensorSettings | Mapping[str, Any] | str | PathLike[str] | None
 
 KEPT = ("skip", "min_size", "codebook_dtype", "n_codes", "importance")
 """Settings that mean something where blocks are single values."""
@@ -26,25 +22,43 @@ REFUSED = {"n_stages": 1, "rotation": None, "scale": None, "feedback": False, "g
 """Settings that would change what is stored, with the values that do not."""
 
 
-def scalar_targets(
-    model: nn.Module, spec: SpecLike, bits: int, granularity: str, group_size: int
-) -> tuple[list[Target], Spec]:
-    """Every tensor of a model with what is to become of it, and the spec that says so.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScalarTarget(Target):
+    """A tensor with what is to become of it; ``layout`` and ``axis`` are as it is stored.
 
-    ``settings.n_codes`` of a target is how many words a codebook has; ``layout`` and ``axis`` are
-    those of the matrix that is stored.
+    ``settings.n_codes`` is how many words a codebook has. Values that share one are the whole
+    weight, or a column of its matrix.
+
+    Attributes
+    ----------
+    group_size : int or None
+        Consecutive values of the weight that are a column; None: the columns are those of ``axis``.
+    """
+
+    group_size: int | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there is one codebook for all values."""
+        return self.settings.codebook == "shared"
+
+
+def scalar_targets(
+    model: nn.Module, spec: Spec, granularity: str, group_size: int
+) -> list[ScalarTarget]:
+    """Every tensor of a model with what is to become of it, after ``scalar_spec``.
 
     Raises
     ------
     ValueError
-        If the spec says what single values cannot be, or a row is no whole number of groups.
+        If rows do not lie together, or are no whole number of groups.
     """
-    scalar = scalar_spec(resolved_spec(spec, model, has_calibration=True), bits)
-    targets = find_targets(model, scalar)
-    if granularity != "tensor":
-        size = group_size if granularity == "group" else None
-        targets = [_by_line(target, size) for target in targets]
-    return targets, scalar
+    targets = [_by_tensor(target) for target in find_targets(model, spec)]
+    if granularity == "row":
+        return [_by_row(target) for target in targets]
+    if granularity == "group":
+        return [_by_group(target, group_size) for target in targets]
+    return targets
 
 
 def scalar_spec(spec: Spec, bits: int) -> Spec:
@@ -76,12 +90,13 @@ def scalar_spec(spec: Spec, bits: int) -> Spec:
                 f"Got n_codes={n} in the rule for {rule} of the spec, but expected a power of two "
                 "up to 256."
             )
-    rules = tuple(
-        replace(rule, settings={name: rule.settings[name] for name in KEPT if name in rule.settings})
-        for rule in spec.rules
-    )
+    rules = tuple(replace(rule, settings=_kept(rule.settings)) for rule in spec.rules)
     defaults = replace(spec.defaults, block_size=1, n_codes=n_codes, codebook="shared")
     return Spec(defaults, rules)
+
+
+def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in KEPT}
 
 
 def _all_settings(spec: Spec) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -90,26 +105,54 @@ def _all_settings(spec: Spec) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"the rule for {rule}", rule.settings
 
 
-def _by_line(target: Target, group_size: int | None) -> Target:
-    """The target with a codebook for each row, or for each ``group_size`` values of a row.
+def _by_tensor(target: Target) -> ScalarTarget:
+    return ScalarTarget(**{entry.name: getattr(target, entry.name) for entry in fields(Target)})
 
-    The values that share a codebook become a column of the matrix that is stored. Those of a row
-    are one if the weight is turned: its rows are then along the axis of what a row is a sum over.
-    """
+
+def _by_row(target: ScalarTarget) -> ScalarTarget:
+    """The target with a codebook for each row."""
     if target.layout is None:
         return target
     shape = tuple(target.found.tensor.shape)
-    row_length = prod(shape) // shape[target.axis]
     axis = turned_axis(shape, target.axis)
-    if group_size is not None or axis is None:
-        raise NotImplementedError  # TODO
+    if axis is not None:
+        return _with_columns(target, shape[axis], axis, None)
+    if target.axis:
+        kind = type(target.found.places[0].module).__name__
+        raise ValueError(
+            f"Got granularity='row' for {target.found.name!r}, the weight of a {kind}, whose rows "
+            "do not lie together, but expected 'tensor' or 'group', or a spec that skips it."
+        )
+    row_length = prod(shape[1:])
+    return _with_columns(target, row_length, 0, row_length)
+
+
+def _by_group(target: ScalarTarget, group_size: int) -> ScalarTarget:
+    """The target with a codebook for each ``group_size`` values that lie together."""
+    if target.layout is None:
+        return target
+    row_length = prod(target.found.tensor.shape[1:])
+    if row_length % group_size:
+        raise ValueError(
+            f"Got group_size={group_size} for {target.found.name!r}, whose rows have {row_length} "
+            "values, but expected a divisor of that, or a spec that skips it."
+        )
+    return _with_columns(target, group_size, 0, group_size)
+
+
+def _with_columns(
+    target: ScalarTarget, n_rows: int, axis: int, group_size: int | None
+) -> ScalarTarget:
+    """The target as a matrix of ``n_rows``, of which each column has its own codebook."""
+    tensor = target.found.tensor
     settings = replace(target.settings, codebook="per_block")
-    dtype = DTYPE_NAMES[target.found.tensor.dtype]
-    layout = layout_for((row_length, shape[target.axis]), dtype, settings)
-    reason = layout_reason(layout, target.found.tensor.nbytes)
+    shape = n_rows, tensor.numel() // n_rows
+    layout = layout_for(shape, DTYPE_NAMES[tensor.dtype], settings)
+    reason = layout_reason(layout, tensor.nbytes)
     return replace(
         target,
         axis=axis,
+        group_size=group_size,
         settings=settings,
         layout=layout if reason is None else None,
         reason=reason,
@@ -119,7 +162,7 @@ def _by_line(target: Target, group_size: int | None) -> Target:
 def turned_axis(shape: tuple[int, ...], axis: int) -> int | None:
     """The axis along which a weight's rows are columns, if there is one.
 
-    ``axis`` is that of the rows. Only one other axis may be longer than 1.
+    ``axis`` is that of the rows. The weight is a matrix if only one other axis is longer than 1.
     """
     others = [i for i, size in enumerate(shape) if i != axis]
     longer = [i for i in others if shape[i] > 1]

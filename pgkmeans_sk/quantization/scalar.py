@@ -148,15 +148,12 @@ def _words_of(line: Lines, weights: NDArray[np.float64] | None, n_words: int) ->
     return np.pad(distinct, (0, n_words - len(distinct)), mode="edge")
 
 
-def _sorted(
-    lines: Lines, weights: NDArray[np.float64] | None
-) -> tuple[Lines, NDArray[np.float64]]:
+def _sorted(lines: Lines, weights: NDArray[np.float64] | None) -> tuple[Lines, NDArray[np.float64]]:
     """A sorted copy of each line, with the weights of its values."""
     if weights is None:
         return np.sort(lines, axis=1), np.ones((1, 1))
     order = np.argsort(lines, axis=1)
-    found = (np.take_along_axis(array, order, axis=1) for array in (lines, weights))
-    return next(found), next(found)
+    return np.take_along_axis(lines, order, axis=1), np.take_along_axis(weights, order, axis=1)
 
 
 def _for_chunks(lines: Lines, work: Any) -> None:
