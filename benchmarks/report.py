@@ -23,6 +23,7 @@ from benchmarks import (
     packing,
     quality,
     quantizers,
+    scalar,
     search,
     sentences,
 )
@@ -212,6 +213,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "options": options.sheets,
     "sentences": sentences.sheets,
     "finetune": finetune.sheets,
+    "scalar": scalar.sheets,
 }
 
 
@@ -277,6 +279,7 @@ _COMPARABLE = {
         empties="n_empty_last",
         has_sse=False,
     ),
+    "scalar": _Comparable(("scheme", "granularity", "bits"), has_sse=False),
     "line": _Comparable(("data", "n", "k", "library")),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
