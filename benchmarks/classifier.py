@@ -154,12 +154,18 @@ def embed(encoder: BertModel, tokenizer: WordPiece, sentences: Sequence[str]) ->
     return vectors
 
 
+def calibration_batches(
+    examples: Sequence[Encoded], device: torch.device | str = "cpu"
+) -> list[Batch]:
+    """Cut examples into batches that ``mean_states`` takes."""
+    return [Batch.of(chosen, device) for chosen in batches(examples, EVALUATION_BATCH)]
+
+
 def calibrated(model: nn.Module, examples: Sequence[Encoded]) -> Calibration:
     """Return what the weights of a classifier or an encoder take in, padding left out."""
-    device = next(model.parameters()).device
     return calibrate(
         model,
-        [Batch.of(chosen, device) for chosen in batches(examples, EVALUATION_BATCH)],
+        calibration_batches(examples, next(model.parameters()).device),
         forward=lambda model, batch: (
             model(batch) if isinstance(model, Classifier) else mean_states(model, batch)
         ),

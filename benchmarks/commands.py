@@ -18,6 +18,7 @@ from benchmarks import (
     finetune,
     glue,
     growth,
+    inference,
     line,
     options,
     packing,
@@ -196,6 +197,7 @@ def _add_options(parser: Parser) -> None:
 def _add_sentences(parser: Parser) -> None:
     _add_choice(parser, "--arms", list(sentences.ARMS))
     _add_choice(parser, "--specs", list(sentences.SPECS))
+    _add_choice(parser, "--ways", sentences.WAYS)
     parser.add_argument("--block-sizes", type=_numbers, default=list(sentences.Plan.block_sizes))
     parser.add_argument("--k", dest="n_codes", type=_numbers, default=list(sentences.Plan.n_codes))
     _add_choice(parser, "--subsets", sentences.SUBSETS)
@@ -257,6 +259,13 @@ def _add_scalar(parser: Parser) -> None:
 def _run_scalar(arguments: argparse.Namespace, console: Console, save: Save) -> report.Result:
     glue.take_option(arguments)
     return scalar.run(_plan(scalar.Plan, arguments), console)
+
+
+def _add_inference(parser: Parser) -> None:
+    parser.add_argument("--block-size", type=int, default=inference.Plan.block_size)
+    parser.add_argument("--k", dest="n_codes", type=int, default=inference.Plan.n_codes)
+    parser.add_argument("--quick", action="store_true", help="one sentence only")
+    _add_limits(parser, inference.Plan.rounds)
 
 
 def _add_packing(parser: Parser) -> None:
@@ -321,6 +330,11 @@ MEASURING = {
     "finetune": Command("iPQ with training: SST-2 and RTE", _add_finetune, _run_finetune),
     "scalar": Command(
         "scalar quantization: k-means against equal steps, 1 to 8 bits", _add_scalar, _run_scalar
+    ),
+    "inference": Command(
+        "what a compressed model costs in use",
+        _add_inference,
+        lambda arguments, console, save: inference.run(_plan(inference.Plan, arguments), console),
     ),
     "packing": Command(
         "GB/s of packing and unpacking codes",

@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks import (
     finetune,
     growth,
+    inference,
     line,
     options,
     packing,
@@ -214,6 +215,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "sentences": sentences.sheets,
     "finetune": finetune.sheets,
     "scalar": scalar.sheets,
+    "inference": inference.sheets,
 }
 
 
@@ -281,6 +283,7 @@ _COMPARABLE = {
     ),
     "scalar": _Comparable(("scheme", "granularity", "bits"), has_sse=False),
     "line": _Comparable(("data", "n", "k", "library")),
+    "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
         ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True

@@ -6,6 +6,7 @@ from pgkmeans_sk.nn.calibration import Calibration, calibrate
 from pgkmeans_sk.nn.checkpoint import load, save
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import compress_model
+from pgkmeans_sk.nn.compress_in_sequence import compress_in_sequence
 from pgkmeans_sk.nn.distillation import distillation_loss, teacher_of
 from pgkmeans_sk.nn.iterative_pq import IterativePQ
 from pgkmeans_sk.nn.model_report import ModelReport
@@ -28,6 +29,7 @@ __all__ = [
     "bake",
     "cached",
     "calibrate",
+    "compress_in_sequence",
     "compress_model",
     "distillation_loss",
     "load",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -248,6 +248,25 @@ def calibrate(
 def _check(
     model: Any, batches: Any, kind: Any, forward: Any, loss: Any, mask: Any, max_bytes: Any
 ) -> None:
+    check_choice("kind", kind, KINDS)
+    check_integer("max_bytes", max_bytes, 0)
+    functions = {"forward": forward, "loss": loss, "mask": mask}
+    check_run(model, batches, **functions)
+    for name, value in functions.items():
+        if value is not None and (name == "loss") != (kind == "fisher"):
+            raise ValueError(f"Got {name} with kind={kind!r}, but expected it with the other kind.")
+    if kind == "fisher" and loss is None:
+        raise ValueError("Got kind='fisher' without loss, but expected loss(model, batch).")
+
+
+def check_run(model: Any, batches: Any, **functions: Any) -> None:
+    """Raise unless these are a model, an iterable of batches, and functions or None.
+
+    Raises
+    ------
+    TypeError
+        If one of them is anything else.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"Got a model of type {type(model).__name__}, but expected a Module.")
     if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
@@ -255,17 +274,9 @@ def _check(
             f"Got batches of type {type(batches).__name__}, but expected an iterable of batches; a "
             "single one goes into a list."
         )
-    check_choice("kind", kind, KINDS)
-    check_integer("max_bytes", max_bytes, 0)
-    for name, value in (("forward", forward), ("loss", loss), ("mask", mask)):
-        if value is None:
-            continue
-        if not isinstance(value, Callable):  # type: ignore[arg-type]
+    for name, value in functions.items():
+        if value is not None and not callable(value):
             raise TypeError(f"Got {name}={value!r}, but expected a function.")
-        if (name == "loss") != (kind == "fisher"):
-            raise ValueError(f"Got {name} with kind={kind!r}, but expected it with the other kind.")
-    if kind == "fisher" and loss is None:
-        raise ValueError("Got kind='fisher' without loss, but expected loss(model, batch).")
 
 
 def _check_finite(records: Mapping[str, Record]) -> None:

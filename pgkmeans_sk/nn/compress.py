@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
 from torch import nn
 
-from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.nn.calibration import Calibration
-from pgkmeans_sk.nn.codebook_weight import GRADIENTS, CodebookWeight
-from pgkmeans_sk.nn.model_report import ModelReport, report_on
+from pgkmeans_sk.nn.codebook_weight import GRADIENTS
+from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.presets import resolved_spec
-from pgkmeans_sk.nn.registration import register_matrix
-from pgkmeans_sk.nn.selection import Target, find_targets, names_with_types
-from pgkmeans_sk.nn.weight_matrices import compressed_alone, compressed_together
+from pgkmeans_sk.nn.selection import Target, find_targets
+from pgkmeans_sk.nn.work import Progress, Work, groups_of
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import check_choice, check_integer
-
-Progress = Callable[[str, int, int], None]
-"""``(name, done, total)``: a tensor begins, so many values are done; at the end, the name is ""."""
 
 
 def compress_model(
@@ -100,93 +93,16 @@ def compress_model(
     >>> model[1].parametrizations.weight.original.shape
     torch.Size([1, 1, 32, 8])
     """
-    begin = time.perf_counter()
     spec = resolved_spec(spec, model, has_calibration=importance is not None)
     if feedback is not None:
         spec = spec.with_defaults(feedback=feedback)
     check_arguments(importance, gradient, random_state)
     targets = find_targets(model, spec)
     check_targets(targets, has_calibration=importance is not None)
-    work = _Work(targets, importance, random_state, progress)
-    matrices = work.run()
-
-    seconds = work.seconds
-    _register(targets, matrices, gradient)
-    names = names_with_types(model)
-    return report_on(
-        model,
-        reasons={name: t.reason for t in targets for name in t.found.names},
-        seconds=seconds,
-        unused_rules=tuple(map(str, spec.unused_rules(names))),
-        total_seconds=time.perf_counter() - begin,
-    )
-
-
-@dataclass
-class _Work:
-    """Compressing one weight after the other, without touching the model."""
-
-    targets: list[Target]
-    calibration: Calibration | None
-    random_state: int | None
-    progress: Progress | None
-
-    def __post_init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._done = 0
-        self._total = sum(t.found.tensor.numel() for t in self.targets if t.layout is not None)
-
-    def run(self) -> dict[str, CompressedMatrix]:
-        """The matrix of each target that is compressed, by name."""
-        matrices: dict[str, CompressedMatrix] = {}
-        for group in _groups(self.targets):
-            begin = time.perf_counter()
-            self._tell(group[0].found.name)
-            if group[0].settings.group is None:
-                matrix = compressed_alone(group[0], self.calibration, self.random_state)
-                found = {group[0].found.name: matrix}
-            else:
-                found = compressed_together(group, self.random_state)
-            matrices.update(found)
-            share = (time.perf_counter() - begin) / len(group)
-            self.seconds.update(dict.fromkeys(found, share))
-            self._done += sum(target.found.tensor.numel() for target in group)
-        self._done = self._total
-        self._tell("")
-        return matrices
-
-    def _tell(self, name: str) -> None:
-        if self.progress is not None:
-            self.progress(name, self._done, self._total)
-
-
-def _groups(targets: Iterable[Target]) -> list[list[Target]]:
-    """Targets that are compressed together, in the order of the model."""
-    groups: dict[object, list[Target]] = {}
-    for target in targets:
-        if target.layout is not None:
-            key = target.found.name if target.settings.group is None else (target.settings.group,)
-            groups.setdefault(key, []).append(target)
-    return list(groups.values())
-
-
-def _register(
-    targets: list[Target], matrices: Mapping[str, CompressedMatrix], gradient: str
-) -> None:
-    for group in _groups(targets):
-        first = group[0].found.tensor
-        weights: list[CodebookWeight] = []
-        for target in group:
-            matrix = matrices[target.found.name]
-            codebook = first if weights else None
-            assert codebook is None or isinstance(codebook, nn.Parameter)
-            weights.append(
-                register_matrix(
-                    target.found, matrix, target.axis, gradient=gradient, codebook=codebook
-                )
-            )
-        if len(weights) > 1:
-            weights[0].share_codebook_with(weights[1:])
+    work = Work(targets, importance, random_state, progress)
+    for group in groups_of(targets):
+        work.compress(group)
+    return work.registered(model, spec, gradient)
 
 
 def check_arguments(importance: Any, gradient: Any, random_state: Any) -> None:
@@ -223,7 +139,7 @@ def check_targets(targets: Iterable[Target], *, has_calibration: bool) -> None:
                         f"{settings.group!r}, but expected none: a shared codebook is for plain "
                         "blocks."
                     )
-    for group in _groups(targets):
+    for group in groups_of(targets):
         _check_group(group)
 
 

@@ -56,17 +56,33 @@ def input_statistics(
     with torch.no_grad(), sums.watching():
         for batch in batches:
             n_batches += 1
-            given = attention_mask_of(batch) if mask_of is None else _checked(mask_of(batch))
+            given = given_mask(batch, mask_of)
             sums.mask = RowMask(given)
             run(model, batch)
             is_fitted |= sums.mask.fitted
             unfitting = unfitting if given is None else given
     if mask_of is not None and unfitting is not None and not is_fitted:
-        raise ValueError(
-            f"Got a mask of shape {tuple(unfitting.shape)}, but expected (batch, tokens), as the "
-            "input of at least one layer has it."
-        )
+        raise unfitting_mask(unfitting)
     return *sums.records(), n_batches
+
+
+def given_mask(batch: Any, mask_of: MaskOf | None) -> Tensor | None:
+    """The mask (batch, tokens) of a batch: what ``mask_of`` says, or the batch itself.
+
+    Raises
+    ------
+    ValueError
+        If ``mask_of`` gives anything else.
+    """
+    return attention_mask_of(batch) if mask_of is None else _checked(mask_of(batch))
+
+
+def unfitting_mask(mask: Tensor) -> ValueError:
+    """The error for masks that fit the input of no layer."""
+    return ValueError(
+        f"Got a mask of shape {tuple(mask.shape)}, but expected (batch, tokens), as the input of "
+        "at least one layer has it."
+    )
 
 
 def _checked(mask: Any) -> Tensor | None:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from pgkmeans_sk.nn.calibration import Calibration
-from pgkmeans_sk.nn.compress import Progress, check_arguments, check_targets, compress_model
+from pgkmeans_sk.nn.compress import check_arguments, check_targets, compress_model
 from pgkmeans_sk.nn.layer_groups import Groups, LayerGroup, layer_groups
 from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.presets import resolved_spec
@@ -22,6 +22,7 @@ from pgkmeans_sk.nn.selection import FoundTensor, Target, find_targets, find_ten
 from pgkmeans_sk.nn.stage import Stage
 from pgkmeans_sk.nn.state import compressed_state
 from pgkmeans_sk.nn.training_state import check_state, read_facts, read_state, write_state
+from pgkmeans_sk.nn.work import Progress
 from pgkmeans_sk.spec import Rule, Spec, TensorSettings
 
 

@@ -14,14 +14,15 @@ from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.layers import matrix_of, row_axis, tensor_of
 from pgkmeans_sk.nn.moments import RowCounts
-from pgkmeans_sk.nn.scalar_targets import ScalarTarget
+from pgkmeans_sk.nn.scalar_targets import is_shared
+from pgkmeans_sk.nn.selection import Target
 from pgkmeans_sk.nn.weight_matrices import zero_padding_row
 from pgkmeans_sk.quantization.importance import SMALLEST_IMPORTANCE
 from pgkmeans_sk.quantization.scalar import ScalarCodes, relative_error, scalar_codes
 
 
 def scalar_matrix(
-    target: ScalarTarget, scheme: str, calibration: Calibration | None = None
+    target: Target, scheme: str, calibration: Calibration | None = None
 ) -> CompressedMatrix:
     """The matrix of codes of one weight, as its layout says.
 
@@ -41,9 +42,9 @@ def scalar_matrix(
             dtype=NUMPY_NAMES[layout.codebook_dtype],
             weights=_weights(target, calibration),
         )
-    if target.is_shared:
+    if is_shared(target):
         _keep_zero_padding(found, target)
-    codes = found.codes if target.is_shared else found.codes.T
+    codes = found.codes if is_shared(target) else found.codes.T
     decoder = Decoder(
         codebooks=found.words.reshape(1, layout.n_books, layout.n_codes, 1),
         n_features=layout.n_features,
@@ -56,16 +57,16 @@ def scalar_matrix(
     )
 
 
-def _lines(tensor: Tensor, target: ScalarTarget) -> NDArray[np.floating]:
+def _lines(tensor: Tensor, target: Target) -> NDArray[np.floating]:
     """What shares a codebook as a row each, in host memory; bfloat16 as float32."""
     matrix = matrix_of(tensor, target.axis, target.group_size)
-    lines = matrix.reshape(1, -1) if target.is_shared else matrix.T
+    lines = matrix.reshape(1, -1) if is_shared(target) else matrix.T
     if lines.dtype == torch.bfloat16:
         lines = lines.float()
     return np.ascontiguousarray(lines.cpu().numpy())
 
 
-def _keep_zero_padding(found: ScalarCodes, target: ScalarTarget) -> None:
+def _keep_zero_padding(found: ScalarCodes, target: Target) -> None:
     """Make the word zero that stands for an embedding's padding row, if that is zero.
 
     Where a row or a group has its own codebook, zeros alone are among its words anyway.
@@ -76,7 +77,7 @@ def _keep_zero_padding(found: ScalarCodes, target: ScalarTarget) -> None:
         found.words[0, found.codes[0, first]] = 0.0
 
 
-def _weights(target: ScalarTarget, calibration: Calibration | None) -> NDArray[np.float64] | None:
+def _weights(target: Target, calibration: Calibration | None) -> NDArray[np.float64] | None:
     """What the squared error of each value of the lines counts, as far as is known."""
     name, tensor = target.found.name, target.found.tensor
     record = None if calibration is None else calibration.get(name)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from typing import Any
 
 from torch import nn
 
-from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.compress import check_arguments, check_targets
-from pgkmeans_sk.nn.model_report import ModelReport, report_on
+from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.presets import resolved_spec
-from pgkmeans_sk.nn.registration import register_matrix
 from pgkmeans_sk.nn.scalar_matrices import scalar_matrix
-from pgkmeans_sk.nn.scalar_targets import GRANULARITIES, ScalarTarget, scalar_spec, scalar_targets
-from pgkmeans_sk.nn.selection import names_with_types
+from pgkmeans_sk.nn.scalar_targets import GRANULARITIES, scalar_spec, scalar_targets
+from pgkmeans_sk.nn.selection import Target
+from pgkmeans_sk.nn.work import Matrices, Progress, Work, groups_of
 from pgkmeans_sk.quantization.scalar import SCHEMES
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import InvalidParameterError, check_choice, check_integer
@@ -35,7 +34,7 @@ def scalar_quantize(
     spec: Spec | TensorSettings | Mapping[str, Any] | str | PathLike[str] | None = None,
     importance: Calibration | None = None,
     gradient: str = "mean",
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> ModelReport:
     """Replace each weight of a model by a code of ``bits`` bits for one of ``2**bits`` values.
 
@@ -132,49 +131,19 @@ def scalar_quantize(
     >>> [len(row.unique()) for row in layer.weight]
     [4, 4, 4, 4]
     """
-    begin = time.perf_counter()
     _check(model, bits, scheme, granularity, group_size, importance)
     check_arguments(importance, gradient, None)
     resolved = scalar_spec(resolved_spec(spec, model, has_calibration=True), int(bits))
     targets = scalar_targets(model, resolved, granularity, int(group_size))
     check_targets(targets, has_calibration=importance is not None)
-    matrices, seconds = _matrices(targets, scheme, importance, progress)
-
-    for target, matrix in matrices:
-        register_matrix(
-            target.found, matrix, target.axis, group_size=target.group_size, gradient=gradient
-        )
-    names = names_with_types(model)
-    return report_on(
-        model,
-        reasons={name: t.reason for t in targets for name in t.found.names},
-        seconds=seconds,
-        unused_rules=tuple(map(str, resolved.unused_rules(names))),
-        total_seconds=time.perf_counter() - begin,
-    )
+    work = Work(targets, importance, None, progress)
+    for group in groups_of(targets):
+        work.take(group, partial(_matrices, group, scheme, importance))
+    return work.registered(model, resolved, gradient)
 
 
-def _matrices(
-    targets: list[ScalarTarget],
-    scheme: str,
-    importance: Calibration | None,
-    progress: Callable[[str, int, int], None] | None,
-) -> tuple[list[tuple[ScalarTarget, CompressedMatrix]], dict[str, float]]:
-    """The matrix of each target that is quantized, and the seconds it took, by name."""
-    chosen = [target for target in targets if target.layout is not None]
-    tell = progress or (lambda name, done, total: None)
-    total = sum(target.found.tensor.numel() for target in chosen)
-    done = 0
-    matrices, seconds = [], {}
-    for target in chosen:
-        name = target.found.name
-        tell(name, done, total)
-        begin = time.perf_counter()
-        matrices.append((target, scalar_matrix(target, scheme, importance)))
-        seconds[name] = time.perf_counter() - begin
-        done += target.found.tensor.numel()
-    tell("", total, total)
-    return matrices, seconds
+def _matrices(group: list[Target], scheme: str, importance: Calibration | None) -> Matrices:
+    return {target.found.name: scalar_matrix(target, scheme, importance) for target in group}
 
 
 def _check(

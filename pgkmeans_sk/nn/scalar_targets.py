@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -22,43 +22,28 @@ REFUSED = {"n_stages": 1, "rotation": None, "scale": None, "feedback": False, "g
 """Settings that would change what is stored, with the values that do not."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ScalarTarget(Target):
-    """A tensor with what is to become of it; ``layout`` and ``axis`` are as it is stored.
+def scalar_targets(model: nn.Module, spec: Spec, granularity: str, group_size: int) -> list[Target]:
+    """Every tensor of a model with what is to become of it, by what ``scalar_spec`` returned.
 
-    ``settings.n_codes`` is how many words a codebook has. Values that share one are the whole
-    weight, or a column of its matrix.
-
-    Attributes
-    ----------
-    group_size : int or None
-        Consecutive values of the weight that are a column; None: the columns are those of ``axis``.
-    """
-
-    group_size: int | None = None
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether there is one codebook for all values."""
-        return self.settings.codebook == "shared"
-
-
-def scalar_targets(
-    model: nn.Module, spec: Spec, granularity: str, group_size: int
-) -> list[ScalarTarget]:
-    """Every tensor of a model with what is to become of it, after ``scalar_spec``.
+    ``settings.n_codes`` of a target is how many words a codebook has. Values that share one are the
+    whole weight (``is_shared``), or a column of its matrix.
 
     Raises
     ------
     ValueError
         If rows do not lie together, or are no whole number of groups.
     """
-    targets = [_by_tensor(target) for target in find_targets(model, spec)]
+    targets = find_targets(model, spec)
     if granularity == "row":
         return [_by_row(target) for target in targets]
     if granularity == "group":
         return [_by_group(target, group_size) for target in targets]
     return targets
+
+
+def is_shared(target: Target) -> bool:
+    """Whether there is one codebook for all values of a tensor."""
+    return target.settings.codebook == "shared"
 
 
 def scalar_spec(spec: Spec, bits: int) -> Spec:
@@ -105,11 +90,7 @@ def _all_settings(spec: Spec) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield f"the rule for {rule}", rule.settings
 
 
-def _by_tensor(target: Target) -> ScalarTarget:
-    return ScalarTarget(**{entry.name: getattr(target, entry.name) for entry in fields(Target)})
-
-
-def _by_row(target: ScalarTarget) -> ScalarTarget:
+def _by_row(target: Target) -> Target:
     """The target with a codebook for each row."""
     if target.layout is None:
         return target
@@ -127,7 +108,7 @@ def _by_row(target: ScalarTarget) -> ScalarTarget:
     return _with_columns(target, row_length, 0, row_length)
 
 
-def _by_group(target: ScalarTarget, group_size: int) -> ScalarTarget:
+def _by_group(target: Target, group_size: int) -> Target:
     """The target with a codebook for each ``group_size`` values that lie together."""
     if target.layout is None:
         return target
@@ -140,9 +121,7 @@ def _by_group(target: ScalarTarget, group_size: int) -> ScalarTarget:
     return _with_columns(target, group_size, 0, group_size)
 
 
-def _with_columns(
-    target: ScalarTarget, n_rows: int, axis: int, group_size: int | None
-) -> ScalarTarget:
+def _with_columns(target: Target, n_rows: int, axis: int, group_size: int | None) -> Target:
     """The target as a matrix of ``n_rows``, of which each column has its own codebook."""
     tensor = target.found.tensor
     settings = replace(target.settings, codebook="per_block")

@@ -17,6 +17,7 @@ from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.feedback import compress_with_feedback
 from pgkmeans_sk.nn.calibration import Calibration
+from pgkmeans_sk.nn.drift_sums import DriftedInputs
 from pgkmeans_sk.nn.layers import matrix_of
 from pgkmeans_sk.nn.moments import RowCounts, SecondMoment
 from pgkmeans_sk.nn.selection import FoundTensor, Target
@@ -49,6 +50,28 @@ def compressed_alone(
             known = {} if calibration is None else _weighting(target, rows.shape[1], calibration)
             matrix = quantizer.compress(rows, **known)
     return _with_zero_padding(matrix, rows, target.found)
+
+
+def compressed_with_drift(
+    target: Target, inputs: DriftedInputs, random_state: int | None
+) -> CompressedMatrix:
+    """The matrix of one weight whose layer gets inputs that have drifted.
+
+    Raises
+    ------
+    ValueError
+        If the settings are none for error feedback, or the codebook does not fit into its dtype.
+    """
+    rows = rows_of(target.found, target.axis)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return compress_with_feedback(
+            rows,
+            inputs.second_moment,
+            target.settings.quantizer(random_state),
+            drift=inputs.drift,
+            n_descents=2,
+        )
 
 
 def compressed_together(
