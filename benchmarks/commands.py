@@ -243,6 +243,8 @@ def _add_scalar(parser: Parser) -> None:
     plan = scalar.Plan
     _add_choice(parser, "--parts", scalar.PARTS, plan.parts)
     parser.add_argument("--peer-bits", type=_numbers, default=list(plan.peer_bits))
+    parser.add_argument("--restart-bits", type=_numbers, default=list(plan.restart_bits),
+                        help="of the peers that restart: minutes for each")  # fmt: skip
     parser.add_argument("--row-bits", type=_numbers, default=list(plan.row_bits))
     parser.add_argument("--bits", type=_numbers, default=list(plan.bits))
     _add_choice(parser, "--schemes", scalar.SCHEMES)

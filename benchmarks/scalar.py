@@ -39,6 +39,7 @@ class Plan:
 
     parts: Sequence[str] = PARTS[:3]
     peer_bits: Sequence[int] = (2, 3, 4)
+    restart_bits: Sequence[int] = (4,)  # of those that restart: minutes for each
     row_bits: Sequence[int] = (4,)
     bits: Sequence[int] = (1, 2, 3, 4, 5, 6, 7, 8)
     schemes: Sequence[str] = SCHEMES
@@ -99,6 +100,7 @@ def _matrices(quick: bool) -> dict[str, Any]:
 
 def _peers(plan: Plan, console: Console, units: Units) -> list[Result]:
     matrices = _matrices(plan.quick)
+    all_bits = dict.fromkeys((*plan.peer_bits, *plan.restart_bits))
     return [
         _peer_unit(
             console, units, "every matrix", library.name, bits,
@@ -106,8 +108,8 @@ def _peers(plan: Plan, console: Console, units: Units) -> list[Result]:
                 library, bits, matrices
             ),
         )
-        for bits in plan.peer_bits
         for library in LIBRARIES
+        for bits in (all_bits if library.is_exact else plan.restart_bits)
     ]  # fmt: skip
 
 

@@ -122,6 +122,7 @@ def small_study(monkeypatch, tmp_path):
 PLAN = scalar.Plan(
     parts=scalar.PARTS,
     peer_bits=[2],
+    restart_bits=[2],
     row_bits=[3],
     bits=[1, 2],
     granularities=["tensor"],
