@@ -24,6 +24,7 @@ from benchmarks import (
     packing,
     quantizers,
     report,
+    scalar,
     scaling,
     search,
     sentences,
@@ -238,6 +239,30 @@ def _run_finetune(arguments: argparse.Namespace, console: Console, save: Save) -
     return finetune.run(_plan(finetune.Plan, arguments), console)
 
 
+def _add_scalar(parser: Parser) -> None:
+    plan = scalar.Plan
+    _add_choice(parser, "--parts", scalar.PARTS, plan.parts)
+    parser.add_argument("--peer-bits", type=_numbers, default=list(plan.peer_bits))
+    parser.add_argument("--restart-bits", type=_numbers, default=list(plan.restart_bits),
+                        help="of the peers that restart: minutes for each")  # fmt: skip
+    parser.add_argument("--row-bits", type=_numbers, default=list(plan.row_bits))
+    parser.add_argument("--bits", type=_numbers, default=list(plan.bits))
+    _add_choice(parser, "--schemes", scalar.SCHEMES)
+    _add_choice(parser, "--granularities", scalar.GRANULARITIES)
+    parser.add_argument("--training-bits", type=_numbers, default=list(plan.training_bits))
+    parser.add_argument("--training-epochs", type=float, default=plan.training_epochs)
+    parser.add_argument("--training-rate", type=float, default=plan.training_rate,
+                        help="learning rate of the codebooks")  # fmt: skip
+    parser.add_argument("--seeds", type=_numbers, default=list(plan.seeds))
+    parser.add_argument("--quick", action="store_true", help="two matrices, few sentences")
+    glue.add_option(parser)
+
+
+def _run_scalar(arguments: argparse.Namespace, console: Console, save: Save) -> report.Result:
+    glue.take_option(arguments)
+    return scalar.run(_plan(scalar.Plan, arguments), console)
+
+
 def _add_inference(parser: Parser) -> None:
     parser.add_argument("--block-size", type=int, default=inference.Plan.block_size)
     parser.add_argument("--k", dest="n_codes", type=int, default=inference.Plan.n_codes)
@@ -305,6 +330,9 @@ MEASURING = {
         "a compressed model without training: STS-B", _add_sentences, _run_sentences
     ),
     "finetune": Command("iPQ with training: SST-2 and RTE", _add_finetune, _run_finetune),
+    "scalar": Command(
+        "scalar quantization: k-means against equal steps, 1 to 8 bits", _add_scalar, _run_scalar
+    ),
     "inference": Command(
         "what a compressed model costs in use",
         _add_inference,

@@ -24,6 +24,7 @@ from benchmarks import (
     packing,
     quality,
     quantizers,
+    scalar,
     search,
     sentences,
 )
@@ -213,6 +214,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "options": options.sheets,
     "sentences": sentences.sheets,
     "finetune": finetune.sheets,
+    "scalar": scalar.sheets,
     "inference": inference.sheets,
 }
 
@@ -279,6 +281,7 @@ _COMPARABLE = {
         empties="n_empty_last",
         has_sse=False,
     ),
+    "scalar": _Comparable(("scheme", "granularity", "bits"), has_sse=False),
     "line": _Comparable(("data", "n", "k", "library")),
     "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
