@@ -10,6 +10,8 @@ from pgkmeans_sk.nn.compress_in_sequence import compress_in_sequence
 from pgkmeans_sk.nn.diffq import diffq, diffq_bits, diffq_parameter_groups, remove_diffq
 from pgkmeans_sk.nn.diffq_size import penalty_mb
 from pgkmeans_sk.nn.distillation import distillation_loss, teacher_of
+from pgkmeans_sk.nn.dkm import dkm, remove_dkm
+from pgkmeans_sk.nn.dkm_weight import DKMWeight
 from pgkmeans_sk.nn.iterative_pq import IterativePQ
 from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.quant_noise import (
@@ -25,6 +27,7 @@ from pgkmeans_sk.nn.stage import Stage
 __all__ = [
     "Calibration",
     "CodebookWeight",
+    "DKMWeight",
     "IterativePQ",
     "ModelReport",
     "Stage",
@@ -37,12 +40,14 @@ __all__ = [
     "diffq_bits",
     "diffq_parameter_groups",
     "distillation_loss",
+    "dkm",
     "load",
     "noise_rates",
     "penalty_mb",
     "quant_noise",
     "refresh_codebooks",
     "remove_diffq",
+    "remove_dkm",
     "remove_quant_noise",
     "save",
     "scalar_quantize",
