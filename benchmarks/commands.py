@@ -20,6 +20,7 @@ from benchmarks import (
     growth,
     inference,
     line,
+    methods,
     options,
     packing,
     quantizers,
@@ -270,6 +271,14 @@ def _add_inference(parser: Parser) -> None:
     _add_limits(parser, inference.Plan.rounds)
 
 
+def _add_methods(parser: Parser) -> None:
+    _add_choice(parser, "--methods", list(methods.METHODS))
+    parser.add_argument("--seeds", type=_numbers, default=list(methods.Plan.seeds))
+    parser.add_argument("--epochs", type=int, default=methods.Plan.epochs)
+    parser.add_argument("--epochs-after", type=int, default=methods.Plan.epochs_after)
+    parser.add_argument("--quick", action="store_true", help="one size of each")
+
+
 def _add_packing(parser: Parser) -> None:
     parser.add_argument("--widths", type=_numbers, default=list(packing.WIDTHS))
     parser.add_argument("--codes", dest="n_codes", type=int, default=packing.N_CODES)
@@ -337,6 +346,11 @@ MEASURING = {
         "what a compressed model costs in use",
         _add_inference,
         lambda arguments, console, save: inference.run(_plan(inference.Plan, arguments), console),
+    ),
+    "methods": Command(
+        "all ways to make a network small, with the same training",
+        _add_methods,
+        lambda arguments, console, save: methods.run(_plan(methods.Plan, arguments), console),
     ),
     "packing": Command(
         "GB/s of packing and unpacking codes",

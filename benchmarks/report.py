@@ -20,6 +20,7 @@ from benchmarks import (
     growth,
     inference,
     line,
+    methods,
     options,
     packing,
     quality,
@@ -216,6 +217,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "finetune": finetune.sheets,
     "scalar": scalar.sheets,
     "inference": inference.sheets,
+    "methods": methods.sheets,
 }
 
 
@@ -284,6 +286,7 @@ _COMPARABLE = {
     "scalar": _Comparable(("scheme", "granularity", "bits"), has_sse=False),
     "line": _Comparable(("data", "n", "k", "library")),
     "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
+    "methods": _Comparable(("method", "size", "seed"), clock="accuracy", has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
         ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True
