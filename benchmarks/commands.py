@@ -13,6 +13,7 @@ from benchmarks import (
     cold,
     curves,
     data,
+    dkm,
     efforts,
     empty_clusters,
     finetune,
@@ -279,6 +280,21 @@ def _add_methods(parser: Parser) -> None:
     parser.add_argument("--quick", action="store_true", help="one size of each")
 
 
+def _add_dkm(parser: Parser) -> None:
+    _add_choice(parser, "--parts", dkm.PARTS)
+    parser.add_argument("--sizes", type=names_in, default=list(dkm.SIZES),
+                        help='comma-separated: "bits of a code/values of a block"')  # fmt: skip
+    _add_choice(parser, "--ways", dkm.WAYS)
+    _add_choice(parser, "--dtypes", dkm.DTYPES)
+    parser.add_argument("--weights", dest="n_weights", type=int, default=dkm.Plan.n_weights)
+    parser.add_argument("--iterations", type=int, default=dkm.Plan.iterations)
+    parser.add_argument("--seeds", type=_numbers, default=list(dkm.Plan.seeds))
+    parser.add_argument("--epochs", type=int, default=dkm.Plan.epochs)
+    parser.add_argument("--quick", action="store_true", help="few weights: does it run at all?")
+    _add_limits(parser, dkm.Plan.rounds)
+    _add_no_memory(parser)
+
+
 def _add_packing(parser: Parser) -> None:
     parser.add_argument("--widths", type=_numbers, default=list(packing.WIDTHS))
     parser.add_argument("--codes", dest="n_codes", type=int, default=packing.N_CODES)
@@ -351,6 +367,11 @@ MEASURING = {
         "all ways to make a network small, with the same training",
         _add_methods,
         lambda arguments, console, save: methods.run(_plan(methods.Plan, arguments), console),
+    ),
+    "dkm": Command(
+        "differentiable k-means: time and memory of a step, digits",
+        _add_dkm,
+        lambda arguments, console, save: dkm.run(_plan(dkm.Plan, arguments), console),
     ),
     "packing": Command(
         "GB/s of packing and unpacking codes",

