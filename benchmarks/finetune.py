@@ -33,7 +33,7 @@ Result = dict[str, Any]
 
 TASKS = ("SST-2", "RTE")
 BASELINE = "iPQ baseline"
-ARMS = (BASELINE, "PG", "compress_model + feedback")
+ARMS = (BASELINE, "PG", "compress_model + feedback + scaled words")
 SIZES = ("blocks of 4", "paper", "3072 codes")
 EPOCHS = {"SST-2": 2.0, "RTE": 4.0}  # of the uncompressed model
 QUICK_EXAMPLES = 64

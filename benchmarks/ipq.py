@@ -86,7 +86,7 @@ def stages(
     settings = {name: sizes.of(group) for group, weights in names.items() for name in weights}
     iterative = IterativePQ(
         model,
-        spec_of(Job(settings), arm.settings),
+        spec_of(Job(settings), arm.settings, arm.rules),
         groups=names,
         importance=calibrate if arm.wants_calibration else None,
         random_state=seed,

@@ -45,6 +45,7 @@ ARMS = (
     "compress_model + importance",
     "compress_model + column importance",
     "compress_model + feedback",
+    "compress_model + feedback + scaled words",
 )
 """Arms of ``weight_arms.py``, which needs torch: the command line must not."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -73,11 +73,15 @@ class Compress(Protocol):
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to compress; with ``settings``, it is ``nn.compress_model`` with just these."""
+    """One way to compress; with ``settings``, it is ``nn.compress_model`` with just these.
+
+    ``rules`` are those of the spec, behind the ones that name the weights.
+    """
 
     compress: Compress
     wants_calibration: bool = False
     settings: Mapping[str, Any] | None = None
+    rules: Sequence[Mapping[str, Any]] = ()
 
 
 def of_k_means(fit: empty_clusters.Arm) -> Arm:
@@ -136,7 +140,9 @@ def with_code_words(W: Points, words: np.ndarray) -> CompressedMatrix:
     return ProductQuantizer.from_decoder(decoder).encode(W)
 
 
-def of_model(wants_calibration: bool = False, **settings: Any) -> Arm:
+def of_model(
+    wants_calibration: bool = False, rules: Sequence[Mapping[str, Any]] = (), **settings: Any
+) -> Arm:
     """An arm that is ``nn.compress_model``, with some settings changed."""
 
     def compress(model: torch.nn.Module, job: Job) -> dict[str, Small]:
@@ -145,11 +151,11 @@ def of_model(wants_calibration: bool = False, **settings: Any) -> Arm:
             raise ValueError("Got no calibration, but expected one for this arm.")
         squares = squares_of(model, job.settings)
         report = nn.compress_model(
-            model, spec_of(job, settings), importance=calibration, random_state=job.seed
+            model, spec_of(job, settings, rules), importance=calibration, random_state=job.seed
         )
         return records_of(report, squares)
 
-    return Arm(compress, wants_calibration, settings)
+    return Arm(compress, wants_calibration, settings, rules)
 
 
 def squares_of(model: torch.nn.Module, names: Collection[str]) -> dict[str, float]:
@@ -180,11 +186,14 @@ def records_of(report: nn.ModelReport, squares: Mapping[str, float]) -> dict[str
     }
 
 
-def spec_of(job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+def spec_of(
+    job: Job, settings: Mapping[str, Any], more_rules: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """The spec that compresses the weights of a job and no other."""
     rules = [
         {"match": name, "skip": False, **asdict(setting)} for name, setting in job.settings.items()
     ]
+    rules += map(dict, more_rules)
     return {
         "defaults": {"skip": True, "codebook_dtype": CODEBOOK_DTYPE, **settings},
         "rules": rules,
@@ -205,6 +214,9 @@ ARMS: dict[str, Arm] = {
     "compress_model + importance": of_model(wants_calibration=True),
     "compress_model + column importance": of_model(wants_calibration=True, importance="column"),
     "compress_model + feedback": of_model(wants_calibration=True, feedback=True),
+    "compress_model + feedback + scaled words": of_model(
+        wants_calibration=True, feedback=True, rules=[{"type": "Embedding", "scale": "row"}]
+    ),
 }
 """Name -> arm. To add one, add a row; names have no commas, since the command line splits there."""
 
