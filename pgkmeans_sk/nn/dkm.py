@@ -358,7 +358,7 @@ def _fitting_tau(rows: torch.Tensor, centroids: torch.Tensor, settings: DKMSetti
     if sq_error == 0.0:  # every block is a centroid: far less than between centroids will do
         sq_error = 1e-6 * float(centroids.square().sum(1).mean()) or 1.0
     tau = TAU_FACTOR * sq_error / size**0.5
-    return tau if settings.distance == "squared" else tau**0.5
+    return float(tau if settings.distance == "squared" else tau**0.5)
 
 
 def _zero_row(target: Target) -> int | None:
