@@ -223,7 +223,14 @@ def run(plan: Plan, console: Console) -> Result:
             epochs=2,
         )
     parts = {"steps": partial(_step_rows, plan), "digits": partial(_digits_rows, plan)}
-    settings = {"n_weights": plan.n_weights, "iterations": plan.iterations, "epochs": plan.epochs}
+    import torch
+
+    settings = {
+        "n_weights": plan.n_weights,
+        "iterations": plan.iterations,
+        "epochs": plan.epochs,
+        "torch_threads": torch.get_num_threads(),
+    }
     return {
         "kind": "dkm",
         "settings": settings,
@@ -237,14 +244,15 @@ def sheets(result: Result) -> list[Sheet]:
     """Make one table of steps for each dtype, and one of accuracies."""
     steps = [row for row in result["rows"] if row["part"] == "steps"]
     digits = [row for row in result["rows"] if row["part"] == "digits"]
+    threads = result["settings"]["torch_threads"]
     found = [
-        _sheet_of_steps([row for row in steps if row["dtype"] == dtype])
+        _sheet_of_steps([row for row in steps if row["dtype"] == dtype], threads)
         for dtype in dict.fromkeys(row["dtype"] for row in steps)
     ]
     return [*found, _sheet_of_digits(digits)] if digits else found
 
 
-def _sheet_of_steps(rows: list[Result]) -> Sheet:
+def _sheet_of_steps(rows: list[Result], threads: int) -> Sheet:
     table = []
     for row in rows:
         plain = [one for one in rows if one["size"] == row["size"] and one["way"] == PLAIN]
@@ -260,7 +268,8 @@ def _sheet_of_steps(rows: list[Result]) -> Sheet:
         f"A training step of {as_whole(first['n_weights'])} weights in {first['dtype']}",
         ("bits/block", "backward", "s", "to plain", "peak MiB", "to plain"),
         table,
-        f"{first['iterations']} iterations from one start; the weight's gradient is in the peak.",
+        f"{first['iterations']} iterations from one start; the weight's gradient is in the peak. "
+        f"Threads of torch: {threads}.",
         2,
     )
 

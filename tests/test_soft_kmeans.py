@@ -166,7 +166,7 @@ def test_the_jacobian_is_that_of_an_iteration(size, distance):
     np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("direct_size", [0, 64])
+@pytest.mark.parametrize("direct_size", [0, 256])
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("size", [1, 2])
 def test_implicit_is_the_gradient_through_the_fixed_point(size, distance, direct_size, monkeypatch):

@@ -144,8 +144,8 @@ def dkm(
 
     *The implicit gradient.* If C = F(C, W) is the fixed point of an iteration, and v a gradient
     with respect to C, that with respect to W is ``(dF/dW)^T u`` with ``u = v + (dF/dC)^T u``. Up to
-    64 numbers in all centroids dF/dC is formed in one pass, else it is only applied; either way u
-    is found by minimal residuals (GMRES), to a relative residual of 1e-5, or 1e-10 in float64.
+    256 numbers in all centroids dF/dC is formed in one pass, else it is only applied; either way u
+    is found by minimal residuals (GMRES), to a relative residual of 1e-3, or 1e-10 in float64.
     Taking u = v is "jfb".
 
     *Reads.* Each read in training mode moves the centroids that the ``state_dict`` carries

@@ -26,13 +26,13 @@ from pgkmeans_sk.nn.soft_kmeans import Points, SoftKMeans
 
 BACKWARDS = ("unrolled", "implicit", "jfb")
 
-DIRECT_SIZE = 64
+DIRECT_SIZE = 256
 """Up to so many numbers in all centroids their Jacobian is formed, in one pass over the rows."""
 
 SOLVER_MAX_ITER = 64
 """Passes over the rows that "implicit" may take where the Jacobian is not formed."""
 
-SOLVER_TOL = {torch.float32: 1e-5, torch.float64: 1e-10}
+SOLVER_TOL = {torch.float32: 1e-3, torch.float64: 1e-10}
 """The residual that "implicit" is content with, relative to the gradient of the centroids."""
 
 BAD_RESIDUAL = 0.1
