@@ -205,6 +205,27 @@ def test_gradient_is_the_mean_of_the_members(granularity):
             torch.testing.assert_close(mean, gradient[line == word].mean())
 
 
+@pytest.mark.parametrize("granularity", ["row", "group"])
+def test_embeddings_look_up_only_the_rows_of_their_tokens(granularity, monkeypatch):
+    torch.manual_seed(0)
+    layer = torch.nn.Embedding(50, 12, padding_idx=3)
+    nn.scalar_quantize(layer, 1, granularity=granularity, group_size=6)
+    tokens = torch.tensor([[3, 7, 7], [49, 0, 3]])
+    codebook, factors = codebook_of(layer), torch.randn(2, 3, 12)
+    expected = torch.nn.functional.embedding(tokens, layer.weight, padding_idx=3)
+    (expected * factors).sum().backward()
+    gradient, codebook.grad = codebook.grad, None
+    weight = layer.parametrizations.weight[0]
+    monkeypatch.setattr(weight, "decode", None)  # nothing decodes all of it
+    found = layer(tokens)
+    (found * factors).sum().backward()
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(codebook.grad, gradient)
+    for wrong in (-1, 50):
+        with pytest.raises((IndexError, RuntimeError)):
+            layer(torch.tensor([wrong]))
+
+
 def test_training_moves_words_and_saves_them(tmp_path):
     model = small_model()
     nn.scalar_quantize(model, 2, granularity="row")
