@@ -28,6 +28,8 @@ def _signed(word: int) -> int:
 
 
 GAMMA = _signed(0x9E3779B97F4A7C15)
+INVERSE_GAMMA = _signed(pow(0x9E3779B97F4A7C15, -1, 1 << 64))
+"""``GAMMA * INVERSE_GAMMA == 1`` in integers of 64 bits."""
 ROUNDS = ((30, _signed(0xBF58476D1CE4E5B9)), (27, _signed(0x94D049BB133111EB)), (31, 1))
 """Of the mix: how far bits are shifted down onto others, and what the sum is multiplied by."""
 
@@ -66,7 +68,9 @@ def random_words_at(key: Tensor, n_draws: Tensor, numbers: Tensor) -> Tensor:
 def _mixes(key: Tensor, n_draws: Tensor, numbers: Tensor) -> Tensor:
     """The mixes of ``numbers`` in a draw, each two words."""
     start = _mix_(key + n_draws * GAMMA)
-    return _mix_((numbers * GAMMA).add_(start))
+    # numbers * GAMMA + start, as a product of what is not known to a compiler: from a product of a
+    # loop's counter, which must not overflow in C++, it would conclude that the loop is short.
+    return _mix_((numbers + start * INVERSE_GAMMA).mul_(GAMMA))
 
 
 def _mix_(words: Tensor) -> Tensor:

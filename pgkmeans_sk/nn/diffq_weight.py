@@ -23,7 +23,6 @@ from pgkmeans_sk.nn.levels import (
     work_dtype,
 )
 from pgkmeans_sk.nn.stored_weight import StoredWeight
-from pgkmeans_sk.nn.straight_through import straight_through
 
 NOISES = ("uniform", "gaussian")
 
@@ -156,7 +155,9 @@ class DiffQWeight(StoredWeight):
 
     def _used(self, matrix: Tensor, exact: Tensor, rows: Tensor | None = None) -> Tensor:
         if not self.training:
-            return straight_through(exact, self._rounded(matrix, exact.detach(), rows)[1])
+            rounded = self._rounded(matrix, exact.detach(), rows)[1]
+            # Plus zero, which alone has a gradient.
+            return rounded + (exact - exact.detach()) if torch.is_grad_enabled() else rounded
         # Checkpointed activations are computed again within the backward pass, and gradients
         # are right only if they come out as before: the last draw is repeated there.
         if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:

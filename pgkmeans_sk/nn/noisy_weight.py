@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from pgkmeans_sk.nn.counter_noise import WORD_BITS, random_words, random_words_at
 from pgkmeans_sk.nn.layers import matrix_of, tensor_of
 from pgkmeans_sk.nn.noise_kinds import NearestWord
-from pgkmeans_sk.nn.straight_through import straight_through
 
 RATE_UNIT = 1 << WORD_BITS
 """Rates are held as multiples of ``1 / RATE_UNIT``: integers stay exact in a model of halves."""
@@ -90,7 +91,7 @@ class NoisyWeight(nn.Module):
         noisy = self._mixed(matrix, self._chosen(matrix), self.phi(matrix))
         if self.exact_row is not None:
             noisy[self.exact_row] = matrix[self.exact_row]
-        return tensor_of(straight_through(exact, noisy), weight.shape, self.axis)
+        return tensor_of(_straight_through(exact, noisy), weight.shape, self.axis)
 
     def rows(self, weight: Tensor, numbers: Tensor, exact: Tensor) -> Tensor:
         """Some rows of what ``forward`` returns in training mode, without the others; a read.
@@ -114,7 +115,7 @@ class NoisyWeight(nn.Module):
         noisy = self._mixed(values, self._chosen(matrix, numbers), self.phi(matrix, numbers))
         if self.exact_row is not None:
             noisy = torch.where((numbers == self.exact_row).unsqueeze(1), values, noisy)
-        return straight_through(exact, noisy)
+        return _straight_through(exact, noisy)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What the original becomes when the weight is set: the same."""
@@ -162,3 +163,25 @@ class NoisyWeight(nn.Module):
     def extra_repr(self) -> str:
         """Settings, for printed modules."""
         return f"p={self.p}, block_size={self.block_size}"
+
+
+def _straight_through(exact: Tensor, noisy: Tensor) -> Tensor:
+    """``noisy``, with its gradient given to ``exact``."""
+    apply: Any = _StraightThrough.apply
+    used: Tensor = apply(exact, noisy)
+    return used
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(exact: Tensor, noisy: Tensor) -> Tensor:
+        return noisy
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        # Otherwise the result would be a view, which nobody may change: x = embed(i); x += y
+        ctx.mark_dirty(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
