@@ -358,13 +358,8 @@ def _fitting_tau(rows: torch.Tensor, centroids: torch.Tensor, settings: DKMSetti
     sq_error = float(errors.square().sum(1).mean(dtype=torch.float64))
     if sq_error == 0.0:  # every block is a centroid: far less than between centroids will do
         sq_error = 1e-6 * float(centroids.square().sum(1).mean()) or 1.0
-<<<<<<< HEAD
-    tau = TAU_FACTOR * sq_error / size**0.5
-    return float(tau if settings.distance == "squared" else tau**0.5)
-=======
     tau = TAU_FACTOR * sq_error / sqrt(size)
     return tau if settings.distance == "squared" else sqrt(tau)
->>>>>>> dkm
 
 
 def _zero_row(target: Target) -> int | None:
