@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import curves_plot, report, scaling_plot, speed
+from benchmarks import curves_plot, methods_plot, report, scaling_plot, speed
 from benchmarks.commands import MEASURING
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
-PLOTS = {"curves": curves_plot.draw, "scaling": scaling_plot.draw}
+PLOTS = {"curves": curves_plot.draw, "methods": methods_plot.draw, "scaling": scaling_plot.draw}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("--markdown", type=Path, nargs="?", const=Path("-"),
                        help="write Markdown to this file (or to the terminal)")  # fmt: skip
 
-    plot = commands.add_parser("plot", help="the pictures of a curves or scaling result")
+    plot = commands.add_parser("plot", help="the pictures of a curves, methods or scaling result")
     plot.add_argument("result", type=Path)
     plot.add_argument("--folder", type=Path, default=PICTURES)
 

@@ -22,10 +22,12 @@ from benchmarks import (
     growth,
     inference,
     line,
+    methods,
     options,
     packing,
     quantizers,
     report,
+    scalar,
     scaling,
     search,
     sentences,
@@ -240,6 +242,45 @@ def _run_finetune(arguments: argparse.Namespace, console: Console, save: Save) -
     return finetune.run(_plan(finetune.Plan, arguments), console)
 
 
+def _add_scalar(parser: Parser) -> None:
+    plan = scalar.Plan
+    _add_choice(parser, "--parts", scalar.PARTS, plan.parts)
+    parser.add_argument("--peer-bits", type=_numbers, default=list(plan.peer_bits))
+    parser.add_argument("--restart-bits", type=_numbers, default=list(plan.restart_bits),
+                        help="of the peers that restart: minutes for each")  # fmt: skip
+    parser.add_argument("--row-bits", type=_numbers, default=list(plan.row_bits))
+    parser.add_argument("--bits", type=_numbers, default=list(plan.bits))
+    _add_choice(parser, "--schemes", scalar.SCHEMES)
+    _add_choice(parser, "--granularities", scalar.GRANULARITIES)
+    parser.add_argument("--training-bits", type=_numbers, default=list(plan.training_bits))
+    parser.add_argument("--training-epochs", type=float, default=plan.training_epochs)
+    parser.add_argument("--training-rate", type=float, default=plan.training_rate,
+                        help="learning rate of the codebooks")  # fmt: skip
+    parser.add_argument("--seeds", type=_numbers, default=list(plan.seeds))
+    parser.add_argument("--quick", action="store_true", help="two matrices, few sentences")
+    glue.add_option(parser)
+
+
+def _run_scalar(arguments: argparse.Namespace, console: Console, save: Save) -> report.Result:
+    glue.take_option(arguments)
+    return scalar.run(_plan(scalar.Plan, arguments), console)
+
+
+def _add_inference(parser: Parser) -> None:
+    parser.add_argument("--block-size", type=int, default=inference.Plan.block_size)
+    parser.add_argument("--k", dest="n_codes", type=int, default=inference.Plan.n_codes)
+    parser.add_argument("--quick", action="store_true", help="one sentence only")
+    _add_limits(parser, inference.Plan.rounds)
+
+
+def _add_methods(parser: Parser) -> None:
+    _add_choice(parser, "--methods", list(methods.METHODS))
+    parser.add_argument("--seeds", type=_numbers, default=list(methods.Plan.seeds))
+    parser.add_argument("--epochs", type=int, default=methods.Plan.epochs)
+    parser.add_argument("--epochs-after", type=int, default=methods.Plan.epochs_after)
+    parser.add_argument("--quick", action="store_true", help="one size of each")
+
+
 def _add_dkm(parser: Parser) -> None:
     _add_choice(parser, "--parts", dkm.PARTS)
     parser.add_argument("--sizes", type=names_in, default=list(dkm.SIZES),
@@ -268,13 +309,6 @@ def _add_diffq(parser: Parser) -> None:
     parser.add_argument("--logit-rate", type=float, default=plan.logit_rate,
                         help="learning rate of bits")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="two epochs: does it run at all?")
-
-
-def _add_inference(parser: Parser) -> None:
-    parser.add_argument("--block-size", type=int, default=inference.Plan.block_size)
-    parser.add_argument("--k", dest="n_codes", type=int, default=inference.Plan.n_codes)
-    parser.add_argument("--quick", action="store_true", help="one sentence only")
-    _add_limits(parser, inference.Plan.rounds)
 
 
 def _add_packing(parser: Parser) -> None:
@@ -337,10 +371,8 @@ MEASURING = {
         "a compressed model without training: STS-B", _add_sentences, _run_sentences
     ),
     "finetune": Command("iPQ with training: SST-2 and RTE", _add_finetune, _run_finetune),
-    "dkm": Command(
-        "differentiable k-means: time and memory of a step, digits",
-        _add_dkm,
-        lambda arguments, console, save: dkm.run(_plan(dkm.Plan, arguments), console),
+    "scalar": Command(
+        "scalar quantization: k-means against equal steps, 1 to 8 bits", _add_scalar, _run_scalar
     ),
     "diffq": Command(
         "learned bits against fixed ones: accuracy and size, digits",
@@ -351,6 +383,16 @@ MEASURING = {
         "what a compressed model costs in use",
         _add_inference,
         lambda arguments, console, save: inference.run(_plan(inference.Plan, arguments), console),
+    ),
+    "methods": Command(
+        "all ways to make a network small, with the same training",
+        _add_methods,
+        lambda arguments, console, save: methods.run(_plan(methods.Plan, arguments), console),
+    ),
+    "dkm": Command(
+        "differentiable k-means: time and memory of a step, digits",
+        _add_dkm,
+        lambda arguments, console, save: dkm.run(_plan(dkm.Plan, arguments), console),
     ),
     "packing": Command(
         "GB/s of packing and unpacking codes",

@@ -111,12 +111,14 @@ def _small(trained: nn.Module, plan: Plan, arm: str, setting: float, seed: int) 
             max(1, plan.epochs * 2 // 3),
             RATE,
             seed + 1000,
-            groups=groups,
-            extra_loss=lambda: setting * pgk_nn.penalty_mb(model),
+            parameters=groups,
+            penalty=lambda trained: setting * pgk_nn.penalty_mb(trained),
         )
     elif arm == FIXED:
         weights = groups[:1]
-        digits_model.train(model, max(1, plan.epochs * 2 // 3), RATE, seed + 1000, groups=weights)
+        digits_model.train(
+            model, max(1, plan.epochs * 2 // 3), RATE, seed + 1000, parameters=weights
+        )
     seconds = time.perf_counter() - begin
     return {
         "arm": arm,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ N_TEST = 600
 WIDTH = 128
 BATCH = 64
 RATE = 3e-3
-DKM_RATE = 1e-3
+RATE_AFTER = 1e-3
 
 
 @cache
@@ -62,18 +62,20 @@ def train(
     rate: float,
     seed: int,
     *,
-    groups: list[dict[str, Any]] | None = None,
-    extra_loss: Callable[[], Tensor] | None = None,
+    parameters: Iterable[Any] | None = None,
+    penalty: Callable[[nn.Module], Tensor] | None = None,
 ) -> None:
     """Adam on the cross-entropy, with a learning rate that falls to zero as a cosine.
 
-    ``groups`` are those of the optimiser, in the place of all parameters; ``extra_loss`` is added.
+    ``parameters`` are what the optimiser is given, if not all; ``penalty(model)`` is added to the
+    loss.
     """
     import torch
 
     images, labels, _, _ = _tables()
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(groups or model.parameters(), rate)
+    chosen = model.parameters() if parameters is None else parameters
+    optimizer = torch.optim.Adam(chosen, rate)
     n_steps = epochs * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     model.train()
@@ -81,8 +83,8 @@ def train(
         for rows in torch.randperm(len(images), generator=generator).split(BATCH):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(images[rows]), labels[rows])
-            if extra_loss is not None:
-                loss = loss + extra_loss()
+            if penalty is not None:
+                loss = loss + penalty(model)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
@@ -106,7 +108,7 @@ def after_dkm(
     report = nn.dkm(model, bits, block_size, backward=backward)
     codes = accuracy(model)
     begin = time.perf_counter()
-    train(model, epochs, DKM_RATE, seed + 1000)
+    train(model, epochs, RATE_AFTER, seed + 1000)
     return {
         "seconds": time.perf_counter() - begin,
         "codes": codes,

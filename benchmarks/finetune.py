@@ -116,11 +116,11 @@ class Study:
             if noise:
                 self._add_noise(model, noise, seed)
             begin = time.perf_counter()
-            self._train(model, task, training, seed, name, noise=noise)
+            self.train(model, task, training, seed, name, noise=noise)
             seconds = time.perf_counter() - begin
             compressing.remove_quant_noise(model)
             _save(model, path)
-            return {"accuracy": self._accuracy(model, task), "seconds": seconds}
+            return {"accuracy": self.accuracy(model, task), "seconds": seconds}
 
         if not path.is_file():
             self.units.forget(name)
@@ -141,7 +141,7 @@ class Study:
             from benchmarks import ipq, weight_arms
             from pgkmeans_sk.nn import teacher_of
 
-            model = self._loaded(task, seed, tuned["file"])
+            model = self.loaded(task, seed, tuned["file"])
             teacher = teacher_of(model) if plan.distil else None
             weight_arms.warm_up(arm)
             return ipq.compressed_and_trained(
@@ -150,10 +150,10 @@ class Study:
                 ipq.SIZES[sizes],
                 seed,
                 calibrate=lambda model: self._calibrated(model, task),
-                train=lambda model, number: self._train(
+                train=lambda model, number: self.train(
                     model, task, training, 1000 * (number + 1) + seed, name, teacher=teacher
                 ),
-                judge=lambda model: self._accuracy(model, task),
+                judge=lambda model: self.accuracy(model, task),
             )
 
         result = self._unit(name, told, work)
@@ -193,7 +193,7 @@ class Study:
             model = classifier.Classifier(classifier.load_encoder(), len(classifier.TASKS[task]))
         return model.to(self.plan.device)
 
-    def _loaded(self, task: str, seed: int, file: str) -> Classifier:
+    def loaded(self, task: str, seed: int, file: str) -> Classifier:
         from safetensors.torch import load_file
 
         model = self._fresh(task, seed)
@@ -214,7 +214,7 @@ class Study:
         spec = {"defaults": {"skip": True}, "rules": rules}
         compressing.quant_noise(model, noise, self.plan.noise_kind, spec=spec, seed=seed)
 
-    def _train(
+    def train(
         self,
         model: nn.Module,
         task: str,
@@ -240,7 +240,7 @@ class Study:
 
             fine_tune(model, examples, training, seed, teacher, each_step)
 
-    def _accuracy(self, model: nn.Module, task: str) -> float:
+    def accuracy(self, model: nn.Module, task: str) -> float:
         from benchmarks.training import accuracy
         from pgkmeans_sk import nn as compressing
 

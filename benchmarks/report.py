@@ -22,10 +22,12 @@ from benchmarks import (
     growth,
     inference,
     line,
+    methods,
     options,
     packing,
     quality,
     quantizers,
+    scalar,
     search,
     sentences,
 )
@@ -217,7 +219,9 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "options": options.sheets,
     "sentences": sentences.sheets,
     "finetune": finetune.sheets,
+    "scalar": scalar.sheets,
     "inference": inference.sheets,
+    "methods": methods.sheets,
 }
 
 
@@ -283,10 +287,12 @@ _COMPARABLE = {
         empties="n_empty_last",
         has_sse=False,
     ),
+    "scalar": _Comparable(("scheme", "granularity", "bits"), has_sse=False),
     "line": _Comparable(("data", "n", "k", "library")),
-    "dkm": _Comparable(("part", "size", "way", "dtype", "seed"), has_sse=False),
     "diffq": _Comparable(("arm", "setting", "seed"), has_sse=False),
     "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
+    "methods": _Comparable(("method", "size", "seed"), clock="accuracy", has_sse=False),
+    "dkm": _Comparable(("part", "size", "way", "dtype", "seed"), has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
         ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True

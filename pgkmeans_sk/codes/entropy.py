@@ -65,8 +65,25 @@ def entropy_bits(
         raise InvalidParameterError(f"Got axis={axis!r}, but expected None or 0.")
     if codes.ndim != 2:
         raise ValueError(f"Got codes of shape {codes.shape}, but expected (n, m) with axis=0.")
-    columns = [_entropy(_counts(column, int(n_codes))) for column in codes.T]
-    return np.array(columns, dtype=np.float64)
+    bits = np.empty(codes.shape[1])
+    # Many columns of few codes are common (a codebook for each row of a weight): some at once.
+    step = max(1, CHUNK_CODES // max(len(codes), int(n_codes)))
+    for start in range(0, codes.shape[1], step):
+        columns = codes[:, start : start + step]
+        bits[start : start + step] = _column_entropies(columns, int(n_codes))
+    return bits
+
+
+def _column_entropies(codes: NDArray[Any], n_codes: int) -> NDArray[np.float64]:
+    n_columns = codes.shape[1]
+    if n_columns == 1:
+        return np.array([_entropy(_counts(codes[:, 0], n_codes))])
+    _check_range(codes, n_codes)
+    places = codes.astype(np.intp) + n_codes * np.arange(n_columns)
+    counts = np.bincount(places.ravel(), minlength=n_codes * n_columns)
+    frequencies = counts.reshape(n_columns, n_codes) / max(1, len(codes))
+    logs = np.log2(frequencies, out=np.zeros_like(frequencies), where=frequencies > 0.0)
+    return np.asarray(0.0 - (frequencies * logs).sum(axis=1))
 
 
 def _counts(codes: NDArray[Any], n_codes: int) -> NDArray[np.int64]:
@@ -74,14 +91,18 @@ def _counts(codes: NDArray[Any], n_codes: int) -> NDArray[np.int64]:
     counts = np.zeros(n_codes, dtype=np.int64)
     for start in range(0, codes.size, CHUNK_CODES):
         chunk = codes[start : start + CHUNK_CODES]
-        for extreme in (chunk.min(), chunk.max()):
-            if not 0 <= extreme < n_codes:
-                raise ValueError(
-                    f"Got code {extreme}, but expected codes from 0 to {n_codes - 1} with "
-                    f"n_codes={n_codes}."
-                )
+        _check_range(chunk, n_codes)
         counts += np.bincount(chunk.astype(np.intp), minlength=n_codes)
     return counts
+
+
+def _check_range(codes: NDArray[Any], n_codes: int) -> None:
+    for extreme in (codes.min(initial=0), codes.max(initial=0)):
+        if not 0 <= extreme < n_codes:
+            raise ValueError(
+                f"Got code {extreme}, but expected codes from 0 to {n_codes - 1} with "
+                f"n_codes={n_codes}."
+            )
 
 
 def _entropy(counts: NDArray[np.int64]) -> float:

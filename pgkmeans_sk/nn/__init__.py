@@ -23,6 +23,7 @@ from pgkmeans_sk.nn.quant_noise import (
     remove_quant_noise,
     set_noise_rate,
 )
+from pgkmeans_sk.nn.scalar_quantize import scalar_quantize
 from pgkmeans_sk.nn.stage import Stage
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "remove_dkm",
     "remove_quant_noise",
     "save",
+    "scalar_quantize",
     "set_noise_rate",
     "teacher_of",
 ]

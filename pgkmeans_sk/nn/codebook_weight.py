@@ -178,6 +178,21 @@ class CodebookWeight(StoredWeight):
             total = total + found[:, stage]
         return self._unscaled(total[:, : self.n_features], block_size, rows).to(codebook.dtype)
 
+    def has_column_codebooks(self, codebook: Tensor) -> bool:
+        """Whether each column of the matrix is looked up in values of its own, and that is all."""
+        n_stages, n_books, _, block_size = codebook.shape
+        is_plain = self.rotation_mixer is None and not any(
+            getattr(self, n) is not None for n in SCALES
+        )
+        is_single = n_stages == block_size == 1 and n_books == self.n_features
+        return is_plain and is_single and self.codes.ndim == 2
+
+    def decode_columns(self, codebook: Tensor, columns: Tensor) -> Tensor:
+        """Columns (n, n_rows) of the matrix with these numbers (n,), each as a row."""
+        words = _used_codebook(codebook, self.stored_dtype, self._divisors())[0, :, :, 0]
+        codes = self.codes.index_select(1, columns).T
+        return words.index_select(0, columns).gather(1, codes.to(torch.int64))
+
     def _unscaled(self, matrix: Tensor, block_size: int, rows: Tensor | None) -> Tensor:
         """Whatever was divided by is multiplied back, and rotations are undone."""
         if self.block_scales is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.stored_weight import StoredWeight
 
 
@@ -29,13 +30,28 @@ def _forward(self: nn.Embedding, input: Tensor) -> Tensor:
     parametrized: Any = self
     lists = parametrized.parametrizations["weight"]
     parametrization: StoredWeight = lists[0]
-    is_decoded = parametrization.is_cached
-    has_rows = parametrization.axis == 0 and parametrization.group_size is None
-    if len(lists) > 1 or is_decoded or not has_rows or input.numel() >= self.num_embeddings:
+    rows = None
+    if len(lists) == 1 and not parametrization.is_cached and input.numel() < self.num_embeddings:
+        rows = _rows(parametrization, lists.original, input.reshape(-1))
+    if rows is None:
         return nn.Embedding.forward(self, input)
-    rows = parametrization.decode(lists.original, input.reshape(-1))
     found = rows.reshape(*input.shape, self.embedding_dim)
     if self.padding_idx is None:
         return found
     # As in a plain embedding, padding teaches its row nothing.
     return torch.where((input == self.padding_idx).unsqueeze(-1), found.detach(), found)
+
+
+def _rows(weight: StoredWeight, original: Tensor, numbers: Tensor) -> Tensor | None:
+    """Rows (n, d) of a weight; None if it has to be decoded as a whole."""
+    if weight.axis == 0 and weight.group_size is None:
+        return weight.decode(original, numbers)
+    if not isinstance(weight, CodebookWeight) or not weight.has_column_codebooks(original):
+        return None
+    width = weight.shape[1]
+    n_columns, rest = divmod(width, weight.group_size or width)
+    if rest:
+        return None
+    places = torch.arange(n_columns, device=numbers.device)
+    columns = numbers[:, None] * n_columns + places
+    return weight.decode_columns(original, columns.reshape(-1)).reshape(len(numbers), width)

@@ -115,6 +115,8 @@ class Target:
         The tensor.
     axis : int
         The axis that is the rows of its matrix.
+    group_size : int or None
+        Consecutive values of the tensor that are a column of its matrix; then ``axis`` is 0.
     settings : TensorSettings
         How it is to be compressed.
     layout : MatrixLayout or None
@@ -128,6 +130,7 @@ class Target:
     settings: TensorSettings
     layout: MatrixLayout | None
     reason: str | None
+    group_size: int | None = None
 
 
 def find_tensors(model: nn.Module) -> list[FoundTensor]:

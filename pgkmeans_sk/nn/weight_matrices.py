@@ -140,6 +140,15 @@ def _weighting(target: Target, n_features: int, calibration: Calibration) -> dic
     return known
 
 
+def zero_padding_row(found: FoundTensor) -> int | None:
+    """The number of an embedding's padding row, if it has one and that is zero."""
+    module = found.places[0].module
+    padding = getattr(module, "padding_idx", None)
+    if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or padding is None:
+        return None
+    return None if bool(found.tensor.detach()[padding].any()) else int(padding)
+
+
 def _with_zero_padding(
     matrix: CompressedMatrix, rows: NDArray[np.floating], found: FoundTensor
 ) -> CompressedMatrix:
@@ -147,11 +156,8 @@ def _with_zero_padding(
 
     In each codebook the word nearest to zero becomes zero, and is what the padding row is made of.
     """
-    module = found.places[0].module
-    padding = getattr(module, "padding_idx", None)
-    if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or padding is None:
-        return matrix
-    if bool(found.tensor.detach()[padding].any()):
+    padding = zero_padding_row(found)
+    if padding is None:
         return matrix
     decoder = matrix.decoder
     codes = matrix.codes()

@@ -101,7 +101,12 @@ def register_matrices(
             assert codebook is None or isinstance(codebook, nn.Parameter)
             weights.append(
                 register_matrix(
-                    target.found, matrix, target.axis, gradient=gradient, codebook=codebook
+                    target.found,
+                    matrix,
+                    target.axis,
+                    group_size=target.group_size,
+                    gradient=gradient,
+                    codebook=codebook,
                 )
             )
         if len(weights) > 1:

@@ -34,19 +34,24 @@ class QuantizerSettings:
     train: Trainer | None
 
     def stored(self, values: NDArray[np.floating], name: str) -> NDArray[np.floating]:
-        """``values`` in the codebooks' dtype: what is stored is what is used.
+        """``values`` in the codebooks' dtype: what is stored is what is used."""
+        return rounded_to(self.codebook_dtype, values, name)
 
-        Raises
-        ------
-        ValueError
-            If that dtype cannot hold them: float16 ends at 65504, and loses digits below 6e-5.
-        """
-        with np.errstate(over="ignore"):
-            stored = values.astype(self.codebook_dtype)
-        lost = np.linalg.norm((stored.astype(np.float64) - values).ravel())
-        if not lost <= LARGEST_LOSS * np.linalg.norm(values.astype(np.float64).ravel()):
-            raise ValueError(
-                f"Got codebook_dtype={self.codebook_dtype.name!r}, but expected a wider one: it "
-                f"cannot hold {name} with values up to {np.abs(values).max():.3g} to within 1 %."
-            )
-        return stored
+
+def rounded_to(dtype: Any, values: NDArray[np.floating], name: str) -> NDArray[np.floating]:
+    """``values`` in the dtype of a codebook.
+
+    Raises
+    ------
+    ValueError
+        If that dtype cannot hold them: float16 ends at 65504, and loses digits below 6e-5.
+    """
+    with np.errstate(over="ignore"):
+        stored = values.astype(dtype)
+    lost = np.linalg.norm((stored.astype(np.float64) - values).ravel())
+    if not lost <= LARGEST_LOSS * np.linalg.norm(values.astype(np.float64).ravel()):
+        raise ValueError(
+            f"Got codebook_dtype={np.dtype(dtype).name!r}, but expected a wider one: it cannot "
+            f"hold {name} with values up to {np.abs(values).max():.3g} to within 1 %."
+        )
+    return stored
