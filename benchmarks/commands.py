@@ -258,6 +258,8 @@ def _add_scalar(parser: Parser) -> None:
                         help="learning rate of the codebooks")  # fmt: skip
     parser.add_argument("--seeds", type=_numbers, default=list(plan.seeds))
     parser.add_argument("--quick", action="store_true", help="two matrices, few sentences")
+    parser.add_argument("--finished", action="store_true",
+                        help="show what is finished, and run nothing")  # fmt: skip
     glue.add_option(parser)
 
 

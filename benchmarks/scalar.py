@@ -10,9 +10,10 @@ hours, so only if asked for). Each run is a unit (``units.py``): a study that wa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -22,7 +23,7 @@ from benchmarks import data, scalar_peers, sentences
 from benchmarks.measure import machine, package_versions
 from benchmarks.scalar_peers import LIBRARIES, OURS
 from benchmarks.sheets import Sheet, as_percent, as_seconds, as_whole
-from benchmarks.units import Units
+from benchmarks.units import FinishedUnits, NotRunError, Units
 
 Result = dict[str, Any]
 
@@ -49,11 +50,15 @@ class Plan:
     training_rate: float = 5e-5
     seeds: Sequence[int] = (0,)
     quick: bool = False
+    finished: bool = False  # show what is finished, and run nothing
 
 
 def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
     """Run a plan, or what is left of it; return a JSON-ready dictionary."""
-    units = units or Units("scalar-quick" if plan.quick else "scalar")
+    if units is None:
+        kind = FinishedUnits if plan.finished else Units
+        units = kind("scalar-quick" if plan.quick else "scalar")
+    skipped: list[dict[str, str]] = []
     result: Result = {
         "kind": "scalar",
         "settings": {"training_epochs": plan.training_epochs, "training_rate": plan.training_rate,
@@ -61,13 +66,13 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
         "machine": machine(),
         "versions": package_versions(),
         "notes": NOTES,
-        "peers": _peers(plan, console, units) if "peers" in plan.parts else [],
-        "by_row": _rows(plan, console, units) if "rows" in plan.parts else [],
+        "peers": _all(_peers(plan, console, units), skipped) if "peers" in plan.parts else [],
+        "by_row": _all(_rows(plan, console, units), skipped) if "rows" in plan.parts else [],
         "rows": [],
         "training": [],
-        "skipped": [],
+        "skipped": skipped,
     }  # fmt: skip
-    result["skipped"] += [
+    skipped += [
         {"matrix": f"{matrix}, {unit['bits']} bits", "library": unit["library"], "reason": reason}
         for unit in result["peers"]
         for matrix, reason in unit["skipped"].items()
@@ -77,17 +82,29 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
         whole = study.unit("uncompressed", {}, lambda: {"spearman": study.spearman(study.encoder)})
         result["settings"]["uncompressed"] = whole["spearman"]
         result["settings"]["n_pairs"] = len(study.pairs.scores)
-        result["rows"] = [
-            _scheme(study, scheme, granularity, bits)
+        jobs = [
+            partial(_scheme, study, scheme, granularity, bits)
             for granularity in plan.granularities
             for bits in plan.bits
             for scheme in plan.schemes
         ]
+        result["rows"] = _all(jobs, skipped)
     if "training" in plan.parts:
         from benchmarks import scalar_training
 
         result["training"] = scalar_training.run(plan, console, units)
     return result
+
+
+def _all(jobs: Sequence[Callable[[], Result]], skipped: list[dict[str, str]]) -> list[Result]:
+    """Return the results of the jobs; those that were not run, and are not to be, are skipped."""
+    found = []
+    for job in jobs:
+        try:
+            found.append(job())
+        except NotRunError as missing:
+            skipped.append({"run": str(missing), "reason": "not run yet"})
+    return found
 
 
 # ------------------------------------------------------------------ peers
@@ -98,22 +115,20 @@ def _matrices(quick: bool) -> dict[str, Any]:
     return {name: found[name] for name in list(found)[:2]} if quick else found
 
 
-def _peers(plan: Plan, console: Console, units: Units) -> list[Result]:
+def _peers(plan: Plan, console: Console, units: Units) -> list[Callable[[], Result]]:
     matrices = _matrices(plan.quick)
     all_bits = dict.fromkeys((*plan.peer_bits, *plan.restart_bits))
     return [
-        _peer_unit(
-            console, units, "every matrix", library.name, bits,
-            lambda library=library, bits=bits: scalar_peers.on_each_matrix(
-                library, bits, matrices
-            ),
+        partial(
+            _peer_unit, console, units, "every matrix", library.name, bits,
+            partial(scalar_peers.on_each_matrix, library, bits, matrices),
         )
         for library in LIBRARIES
         for bits in (all_bits if library.is_exact else plan.restart_bits)
     ]  # fmt: skip
 
 
-def _rows(plan: Plan, console: Console, units: Units) -> list[Result]:
+def _rows(plan: Plan, console: Console, units: Units) -> list[Callable[[], Result]]:
     matrices = {
         name: weight
         for name, weight in data.model_weights().items()
@@ -122,9 +137,9 @@ def _rows(plan: Plan, console: Console, units: Units) -> list[Result]:
     if plan.quick:
         matrices = {name: matrices[name][:8] for name in list(matrices)[:2]}
     return [
-        _peer_unit(
-            console, units, "rows", library.name, bits,
-            lambda library=library, bits=bits: scalar_peers.by_row(library, bits, matrices),
+        partial(
+            _peer_unit, console, units, "rows", library.name, bits,
+            partial(scalar_peers.by_row, library, bits, matrices),
         )
         for bits in plan.row_bits
         for library in LIBRARIES
@@ -210,8 +225,12 @@ NOTES = {
 
 def sheets(result: Result) -> list[Sheet]:
     """Make the tables of all parts that were run."""
-    found = [_peer_sheet(bits, units) for bits, units in _by(result["peers"], "bits").items()]
-    found += [_row_sheet(bits, units) for bits, units in _by(result["by_row"], "bits").items()]
+    found = [
+        make(bits, units)
+        for part, make in (("peers", _peer_sheet), ("by_row", _row_sheet))
+        for bits, units in sorted(_by(result[part], "bits").items())
+        if any(unit["library"] == OURS for unit in units)
+    ]
     found += [
         _scheme_sheet(granularity, rows, result["settings"]["uncompressed"])
         for granularity, rows in _by(result["rows"], "granularity").items()
@@ -296,9 +315,9 @@ def _scheme_sheet(granularity: str, rows: Sequence[Result], whole: float) -> She
             (
                 str(bits),
                 f"{group[0]['bits_per_weight']:.3f}",
-                *(f"{by_scheme[scheme]['spearman']:.4f}" for scheme in schemes),
-                *(f"{by_scheme[scheme]['relative_error']:.4f}" for scheme in schemes),
-                *(as_seconds(by_scheme[scheme]["seconds"]) for scheme in schemes),
+                *_cells(by_scheme, schemes, "spearman", "{:.4f}".format),
+                *_cells(by_scheme, schemes, "relative_error", "{:.4f}".format),
+                *_cells(by_scheme, schemes, "seconds", as_seconds),
             )
         )
     title = (
@@ -307,3 +326,9 @@ def _scheme_sheet(granularity: str, rows: Sequence[Result], whole: float) -> She
     )
     caption = "Spearman on STS-B dev; error: |W - decoded| / |W| of all weights together."
     return Sheet(title, columns, table, caption)
+
+
+def _cells(
+    by_scheme: Mapping[str, Result], schemes: Sequence[str], key: str, form: Callable[[Any], str]
+) -> list[str]:
+    return [form(by_scheme[name][key]) if name in by_scheme else "-" for name in schemes]

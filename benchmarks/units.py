@@ -65,3 +65,18 @@ class Units:
         unfinished.replace(path)
         kept = json.loads(text)  # the same whether it ran now or before
         return kept
+
+
+class NotRunError(LookupError):
+    """A unit that was not run; its name."""
+
+
+class FinishedUnits(Units):
+    """The finished units of a study that is not to go on now."""
+
+    def run(self, name: str, told: Mapping[str, Any], work: Callable[[], Row]) -> Row:
+        """Return the finished unit ``name``; raise ``NotRunError`` if there is none."""
+        kept = self.finished(name, told)
+        if kept is None:
+            raise NotRunError(name)
+        return kept

@@ -23,7 +23,7 @@ from benchmarks import (  # noqa: E402
     training,
 )
 from benchmarks.scalar_peers import LIBRARIES, Library  # noqa: E402
-from benchmarks.units import Units  # noqa: E402
+from benchmarks.units import FinishedUnits, Units  # noqa: E402
 from pgkmeans_sk import nn as compressing  # noqa: E402
 from tests.study_models import WORDS, small_encoder, small_examples  # noqa: E402
 
@@ -162,6 +162,22 @@ def test_runs_and_goes_on(small_study, tmp_path, monkeypatch):
         assert again[part] == result[part]
     with pytest.raises(AssertionError, match="ran again"):
         scalar.run(dataclasses.replace(PLAN, training_rate=1e-3), QUIET, units)
+
+
+def test_what_is_not_finished_is_named(small_study, tmp_path):
+    scalar.run(dataclasses.replace(PLAN, parts=["peers", "schemes"], bits=[1]), QUIET,
+               Units("scalar", tmp_path))  # fmt: skip
+    plan = dataclasses.replace(PLAN, parts=["peers", "rows", "schemes"])
+    result = scalar.run(plan, QUIET, FinishedUnits("scalar", tmp_path))
+    assert [row["bits"] for row in result["rows"]] == [1, 1]
+    assert len(result["peers"]) == 2
+    assert result["by_row"] == []
+    assert [skip["run"] for skip in result["skipped"]] == [
+        "rows, pgkmeans-sk, 3 bits", "rows, kmeans1d, 3 bits",
+        "kmeans, tensor, 2 bits", "linear, tensor, 2 bits",
+    ]  # fmt: skip
+    result["rows"].pop()  # a scheme without a result
+    assert table_of(scalar.sheets(result)[-1])["1"]["kmeans"] != "-"
 
 
 def test_only_codebooks_are_trained(small_study, tmp_path, monkeypatch):
