@@ -123,7 +123,8 @@ def dkm(
     -----
     RuntimeWarning
         In a backward pass with "implicit", if the linear system for the gradient is not nearly
-        solved after 64 passes over the weight.
+        solved after 16 passes over the weight: what was found is used, which is nearer to the
+        solution than "jfb".
 
     See Also
     --------
