@@ -158,6 +158,9 @@ def dkm(
     *Evaluation mode* assigns blocks anew at each read; ``cached`` keeps them. There is no gradient
     for weights then.
 
+    *Compiled models.* ``torch.compile`` works, but breaks the graph at each iteration, where it is
+    asked whether centroids rest.
+
     *Padding.* A padding row of zeros of an embedding stays one.
 
     References
