@@ -122,13 +122,15 @@ def test_centroids_that_no_file_can_hold_are_refused(tmp_path):
 
 
 def test_padding_stays_zero(tmp_path):
+    torch.manual_seed(0)
     layer = torch.nn.Embedding(40, 12, padding_idx=7)
     nn.dkm(layer, bits=2, block_size=3)
     trained(layer, torch.arange(40))
     assert not original_of(layer)[7].any()
     for mode in (True, False):
-        assert not layer.train(mode).weight[7].any()
-        assert layer.weight[6].any()
+        weight = layer.train(mode).weight
+        assert not weight[7].any()
+        assert int(weight.any(1).sum()) > 30
     nn.save(layer, tmp_path / "file")
     other = nn.load(torch.nn.Embedding(40, 12, padding_idx=7), tmp_path / "file")
     assert torch.equal(other.weight, layer.weight)
