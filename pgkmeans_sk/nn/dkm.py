@@ -123,7 +123,8 @@ def dkm(
     -----
     RuntimeWarning
         In a backward pass with "implicit", if the linear system for the gradient is not nearly
-        solved after 64 passes over the weight.
+        solved after 16 passes over the weight: what was found is used, which is nearer to the
+        solution than "jfb".
 
     See Also
     --------
@@ -156,6 +157,9 @@ def dkm(
 
     *Evaluation mode* assigns blocks anew at each read; ``cached`` keeps them. There is no gradient
     for weights then.
+
+    *Compiled models.* ``torch.compile`` works, but breaks the graph at each iteration, where it is
+    asked whether centroids rest.
 
     *Padding.* A padding row of zeros of an embedding stays one.
 

@@ -69,6 +69,18 @@ class DKMWeight(StoredWeight):
         Of the centroids in files, and so in evaluation mode.
     zero_row : int or None
         A row that is zero and stays so: that of padding, in an embedding.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> layer = torch.nn.Linear(16, 64)
+    >>> report = nn.dkm(layer, bits=3, block_size=2)
+    >>> weight = layer.parametrizations.weight[0]
+    >>> weight.centroids.shape
+    torch.Size([8, 2])
+    >>> weight.codes(layer.parametrizations.weight.original).shape
+    torch.Size([64, 8])
     """
 
     centroids: Tensor
