@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 
-from benchmarks import classifier
+from benchmarks import classifier, sts
 from benchmarks.classifier import Encoded
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "good", "bad", "film", "dog", "runs"]
@@ -41,3 +41,17 @@ def small_examples(n=24, seed=0):
         tokens = [2, *others, 6 - label, 3]
         examples.append(Encoded(tokens, [0] * len(tokens), label))
     return examples
+
+
+def use_small_sentences(monkeypatch, folder):
+    """Let studies find the small encoder, and pairs of sentences of its few words."""
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text("\n".join(WORDS) + "\n")
+    monkeypatch.setattr(classifier, "load_encoder", small_encoder)
+    monkeypatch.setattr(classifier, "load_tokenizer", lambda: classifier.WordPiece(vocabulary))
+    pairs = sts.Pairs(
+        ["a good film", "a dog", "bad", "dog runs"],
+        ["a bad film", "dog runs", "a good dog", "a dog runs"],
+        [3.0, 2.0, 0.0, 5.0],
+    )
+    monkeypatch.setattr(sts, "load_pairs", lambda part="dev", n_pairs=None: pairs)

@@ -171,6 +171,21 @@ def test_a_padding_row_of_zeros_stays_one():
         assert not codebook_of(model[0]).grad.any()
 
 
+def test_padding_of_an_embedding_that_is_tied_to_a_layer_before_it():
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = torch.nn.Linear(16, 60, bias=False)
+            self.words = torch.nn.Embedding(60, 16, padding_idx=3)
+            self.out.weight = self.words.weight
+
+    torch.manual_seed(0)
+    model = Tied()
+    nn.compress_model(model, spec())
+    assert not model.words.weight[3].any()
+    assert torch.equal(model.out.weight, model.words.weight)
+
+
 def test_a_padding_row_of_numbers_is_compressed_like_others():
     model = small_model()
     with torch.no_grad():

@@ -7,26 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-
 from pgkmeans_sk import PGKMeans, nn  # noqa: E402
 from pgkmeans_sk.nn.dkm import TAU_FACTOR  # noqa: E402
 from pgkmeans_sk.nn.soft_gradients import BACKWARDS  # noqa: E402
 from tests import reference_dkm as reference  # noqa: E402
-
-
-def weight_of(module, name="weight"):
-    return module.parametrizations[name][0]
-
-
-def original_of(module, name="weight"):
-    return module.parametrizations[name].original
-
-
-def layer_of(n_rows=24, n_columns=20, dtype=torch.float64, **options):
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(n_columns, n_rows, dtype=dtype)
-    nn.dkm(layer, **{"bits": 2, **options})
-    return layer
+from tests.dkm_layers import layer_of, original_of, weight_of  # noqa: E402
 
 
 def blocks_of(layer):

@@ -13,22 +13,8 @@ from torch.utils.checkpoint import checkpoint  # noqa: E402
 from pgkmeans_sk import nn  # noqa: E402
 from pgkmeans_sk.nn.layers import matrix_of, row_axis  # noqa: E402
 from pgkmeans_sk.nn.soft_gradients import BACKWARDS  # noqa: E402
+from tests.dkm_layers import layer_of, original_of, weight_of  # noqa: E402
 from tests.nn_models import LAYERS, Tied, everything, small_model, state_bytes  # noqa: E402
-
-
-def weight_of(module, name="weight"):
-    return module.parametrizations[name][0]
-
-
-def original_of(module, name="weight"):
-    return module.parametrizations[name].original
-
-
-def layer_of(n_rows=24, n_columns=20, dtype=torch.float64, **options):
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(n_columns, n_rows, dtype=dtype)
-    nn.dkm(layer, **{"bits": 2, **options})
-    return layer
 
 
 def trained(model, *inputs, steps=3, rate=1e-2):

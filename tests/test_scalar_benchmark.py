@@ -19,13 +19,12 @@ from benchmarks import (  # noqa: E402
     report,
     scalar,
     scalar_peers,
-    sts,
     training,
 )
 from benchmarks.scalar_peers import LIBRARIES, Library  # noqa: E402
 from benchmarks.units import FinishedUnits, Units  # noqa: E402
 from pgkmeans_sk import nn as compressing  # noqa: E402
-from tests.study_models import WORDS, small_encoder, small_examples  # noqa: E402
+from tests.study_models import small_examples, use_small_sentences  # noqa: E402
 
 QUIET = Console(quiet=True)
 EXACT = ("pgkmeans-sk", "kmeans1d")
@@ -98,16 +97,7 @@ def test_what_is_left_out_says_why():
 @pytest.fixture
 def small_study(monkeypatch, tmp_path):
     """A small model, sentences of few words and made-up examples."""
-    vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("\n".join(WORDS) + "\n")
-    monkeypatch.setattr(classifier, "load_encoder", small_encoder)
-    monkeypatch.setattr(classifier, "load_tokenizer", lambda: classifier.WordPiece(vocabulary))
-    pairs = sts.Pairs(
-        ["a good film", "a dog", "bad", "dog runs"],
-        ["a bad film", "dog runs", "a good dog", "a dog runs"],
-        [3.0, 2.0, 0.0, 5.0],
-    )
-    monkeypatch.setattr(sts, "load_pairs", lambda part="dev", n_pairs=None: pairs)
+    use_small_sentences(monkeypatch, tmp_path)
     examples = {part: small_examples(16, seed) for seed, part in enumerate(("train", "dev"))}
     monkeypatch.setattr(classifier, "load_task", lambda task, part, limit: examples[part])
     monkeypatch.setattr(finetune, "MODELS", tmp_path / "models")

@@ -17,7 +17,6 @@ from benchmarks import (  # noqa: E402
     ipq,
     report,
     sentences,
-    sts,
     training,
     weight_arms,
 )
@@ -32,6 +31,7 @@ from tests.study_models import (  # noqa: E402
     small_classifier,
     small_encoder,
     small_examples,
+    use_small_sentences,
 )
 
 QUIET = Console(quiet=True)
@@ -339,16 +339,7 @@ def test_a_lost_model_is_trained_again(small_tasks, tmp_path):
 
 @pytest.fixture
 def small_sentences(monkeypatch, tmp_path):
-    vocabulary = tmp_path / "vocab.txt"
-    vocabulary.write_text("\n".join(WORDS) + "\n")
-    monkeypatch.setattr(classifier, "load_encoder", small_encoder)
-    monkeypatch.setattr(classifier, "load_tokenizer", lambda: classifier.WordPiece(vocabulary))
-    pairs = sts.Pairs(
-        ["a good film", "a dog", "bad", "dog runs"],
-        ["a bad film", "dog runs", "a good dog", "a dog runs"],
-        [3.0, 2.0, 0.0, 5.0],
-    )
-    monkeypatch.setattr(sts, "load_pairs", lambda part="dev", n_pairs=None: pairs)
+    use_small_sentences(monkeypatch, tmp_path)
 
 
 def test_sentences_run_and_go_on(small_sentences, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pgkmeans_sk.codes.lookup import decode_blocks
 from pgkmeans_sk.codes.rotation import Rotation
+from pgkmeans_sk.codes.tensor_dtypes import work_dtype
 
 N_SCALE_CODES = 256
 """Codes for the size of a row: one byte."""
@@ -114,7 +115,7 @@ class Decoder:
     @property
     def work_dtype(self) -> np.dtype[Any]:
         """Dtype of the arithmetic: float64 for rows in float64, else float32."""
-        return np.dtype(np.float64 if self.dtype == np.float64 else np.float32)
+        return work_dtype(self.dtype)
 
     def decode(self, codes: NDArray[Any]) -> NDArray[np.floating]:
         """The rows (n, n_features) that ``codes`` (n, n_columns) stand for, in ``dtype``.

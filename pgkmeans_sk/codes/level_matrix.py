@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pgkmeans_sk.codes.entropy import entropy_bits
 from pgkmeans_sk.codes.level_layout import LevelLayout, group_widths
 from pgkmeans_sk.codes.packing import MAX_BITS, Codes, code_bits, pack, unpack
-from pgkmeans_sk.codes.tensor_dtypes import NUMPY_NAMES, dtype_name
+from pgkmeans_sk.codes.tensor_dtypes import NUMPY_NAMES, dtype_name, work_dtype
 from pgkmeans_sk.validation import check_integer_between
 
 
@@ -114,7 +114,7 @@ class LevelMatrix:
             raise ValueError(
                 f"Got values that are not finite in {ranges.dtype}, but expected finite numbers."
             )
-        wide = _work_dtype(values.dtype)
+        wide = work_dtype(values.dtype)
         bits = _checked_widths(widths, -(-flat.size // group_size))
         least, step, top = _levels(ranges, bits, (range_size, group_size), flat.size, wide)
         codes = np.rint((flat.astype(wide) - least) / np.where(step > 0, step, 1))
@@ -249,7 +249,7 @@ class LevelMatrix:
         """
         layout = self.layout
         sizes = layout.range_size, layout.group_size
-        wide = _work_dtype(self.dtype)
+        wide = work_dtype(self.dtype)
         least, step, _ = _levels(self.ranges, self.widths(), sizes, layout.n_values, wide)
         values = self.codes().reshape(-1).astype(wide)
         values *= step
@@ -288,11 +288,6 @@ class LevelMatrix:
             f"{self.bits_per_weight:.3g} bits per weight, "
             f"relative error {self.relative_error:.3g})"
         )
-
-
-def _work_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Of the arithmetic: float64 for numbers in float64, else float32."""
-    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
 
 
 def _checked_widths(widths: ArrayLike, n_groups: int) -> NDArray[np.uint8]:

@@ -52,6 +52,11 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     raise ValueError(f"got dtype {dtype}, but expected one of {', '.join(NUMPY_NAMES)}")
 
 
+def work_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Of the arithmetic for rows of a dtype: float64 for those in float64, else float32."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
 def to_array(raw: bytes | memoryview, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
     """The bytes of a tensor as a new array of native byte order; BF16 exactly as float32.
 

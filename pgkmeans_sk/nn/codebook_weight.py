@@ -14,6 +14,7 @@ from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of
 from pgkmeans_sk.codes.rotation import Rotation
+from pgkmeans_sk.nn.dtypes import numpy_dtype, work_dtype
 from pgkmeans_sk.nn.layers import matrix_of, tensor_of
 from pgkmeans_sk.nn.rotations import undo_rotation
 from pgkmeans_sk.nn.stored_weight import StoredWeight
@@ -166,7 +167,7 @@ class CodebookWeight(StoredWeight):
         words = _used_codebook(codebook, self.stored_dtype, self._divisors())
         is_scaled = n_stages > 1 or any(getattr(self, name) is not None for name in SCALES)
         if is_scaled or self.rotation_mixer is not None:
-            words = words.to(_work_dtype(codebook.dtype))
+            words = words.to(work_dtype(codebook.dtype))
         # Block j of stage s looks into book (s, j), or (s, 0) if all share one.
         columns = torch.arange(codes.shape[1], device=codes.device)
         n_blocks = codes.shape[1] // n_stages
@@ -270,7 +271,7 @@ class CodebookWeight(StoredWeight):
         rows = matrix_of(weight.detach(), self.axis, self.group_size)
         if not bool(torch.isfinite(rows).all()):
             raise ValueError("Got a weight with NaN or infinity, but expected finite values.")
-        rows = rows.to("cpu", _work_dtype(codebook.dtype)).contiguous()
+        rows = rows.to("cpu", work_dtype(codebook.dtype)).contiguous()
         codes = Encoder(self.decoder(codebook)).encode(rows.numpy())
         n_block_codes = self.codes.shape[1]
         blocks = np.ascontiguousarray(codes[:, :n_block_codes])
@@ -293,7 +294,7 @@ class CodebookWeight(StoredWeight):
         return Decoder(
             codebooks=self._stored(codebook),
             n_features=self.n_features,
-            dtype=_numpy_dtype(codebook.dtype),
+            dtype=numpy_dtype(codebook.dtype),
             rotation=rotation,
             **{n: None if scale is None else self._stored(scale) for n, scale in scales.items()},
         )
@@ -330,7 +331,7 @@ class CodebookWeight(StoredWeight):
         return layout_of(empty)
 
     def _stored(self, values: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-        wide = values.detach().cpu().to(_work_dtype(values.dtype)).numpy()
+        wide = values.detach().cpu().to(work_dtype(values.dtype)).numpy()
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(wide.astype(self.stored_dtype))
 
@@ -370,13 +371,3 @@ def _looked_up(words: Tensor, numbers: Tensor) -> Tensor:
 
 def _tensor(array: np.ndarray[Any, np.dtype[Any]] | None) -> Tensor | None:
     return None if array is None else torch.from_numpy(np.array(array))
-
-
-def _work_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of the arithmetic: float64 for numbers in float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
-    """The dtype of decoded rows: NumPy has no bfloat16, which float32 holds exactly."""
-    return np.dtype("float32" if dtype == torch.bfloat16 else str(dtype).removeprefix("torch."))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -11,11 +11,11 @@ from torch import nn
 from pgkmeans_sk.codes.packing import MAX_BITS
 from pgkmeans_sk.nn.counter_noise import stream_key
 from pgkmeans_sk.nn.diffq_weight import NOISES, DiffQWeight
-from pgkmeans_sk.nn.levels import work_dtype
+from pgkmeans_sk.nn.dtypes import work_dtype
 from pgkmeans_sk.nn.noise_targets import NoiseTarget, noise_targets
 from pgkmeans_sk.nn.noisy_rows import look_noisy_rows_up
-from pgkmeans_sk.nn.registration import register, unregister
-from pgkmeans_sk.nn.selection import Place, find_tensors
+from pgkmeans_sk.nn.parametrized import check_module, places_of, remove_all
+from pgkmeans_sk.nn.registration import register
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import (
     InvalidParameterError,
@@ -181,21 +181,7 @@ def remove_diffq(module: AnyModule) -> AnyModule:
     >>> list(nn.remove_diffq(layer).state_dict())
     ['weight', 'bias']
     """
-    _check_module(module)
-    places = [place for place, _ in _learned(module)]
-    for place in places:
-        parametrizations = place.parametrizations
-        assert parametrizations is not None
-        others = [type(other).__name__ for other in list(parametrizations.children())[1:]]
-        if others:
-            raise ValueError(
-                f"Got {place.name!r} with {', '.join(others)} on top of its learned bits, but "
-                "expected no other parametrization: remove that first."
-            )
-    # In opposite order of registration, so that each module's order of parameters comes back.
-    for place in reversed(places):
-        lists: Any = place.parametrizations
-        unregister(place.module, place.tensor_name, lists.original)
+    remove_all(DiffQWeight, module, "its learned bits")
     return module
 
 
@@ -220,9 +206,9 @@ def diffq_bits(module: nn.Module) -> dict[str, float]:
     >>> nn.diffq_bits(nn.diffq(torch.nn.Linear(16, 4), init_bits=5.6))
     {'weight': 6.0}
     """
-    _check_module(module)
+    check_module(module)
     found = {}
-    for place, weight in _learned(module, every_name=True):
+    for place, weight in places_of(DiffQWeight, module, every_name=True):
         counts = weight.group_counts()
         found[place.name] = float((weight.widths() * counts).sum() / counts.sum())
     return found
@@ -261,11 +247,11 @@ def diffq_parameter_groups(
     >>> [group["lr"] for group in optimizer.param_groups]
     [0.0001, 0.001]
     """
-    _check_module(module)
+    check_module(module)
     check_number("logit_lr", logit_lr, 0.0)
     if weight_decay is not None:
         check_number("weight_decay", weight_decay, 0.0)
-    logits = {id(weight.logits): weight.logits for _, weight in _learned(module)}
+    logits = {id(weight.logits): weight.logits for _, weight in places_of(DiffQWeight, module)}
     if not logits:
         raise ValueError("Got a module without learned bits, but expected one after diffq.")
     others: dict[str, Any] = {"params": [p for p in module.parameters() if id(p) not in logits]}
@@ -286,7 +272,7 @@ def _check_arguments(
     noise: Any,
     seed: Any,
 ) -> None:
-    _check_module(module)
+    check_module(module)
     check_integer("group_size", group_size, 1)
     check_integer_between("min_bits", min_bits, 1, MAX_BITS - 1)
     check_integer_between("max_bits", max_bits, int(min_bits) + 1, MAX_BITS)
@@ -300,22 +286,7 @@ def _check_arguments(
     check_integer("seed", seed, 0)
 
 
-def _check_module(module: Any) -> None:
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"Got a module of type {type(module).__name__}, but expected a torch.nn.Module."
-        )
-
-
 def _check_values(target: NoiseTarget) -> None:
     weight = target.parameter.detach()
     if not weight.is_meta and not bool(torch.isfinite(weight).all()):
         raise ValueError(f"Got {target.name!r} with NaN or infinity, but expected finite values.")
-
-
-def _learned(module: nn.Module, *, every_name: bool = False) -> Iterator[tuple[Place, DiffQWeight]]:
-    """Where bits are learned: once for each module that has a weight, or under every name."""
-    for found in find_tensors(module):
-        for place in found.places if every_name else found.unique_places():
-            if isinstance(place.stored_weight, DiffQWeight):
-                yield place, place.stored_weight

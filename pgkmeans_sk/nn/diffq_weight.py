@@ -12,15 +12,14 @@ from pgkmeans_sk.codes.level_layout import LevelLayout
 from pgkmeans_sk.codes.level_matrix import LevelMatrix
 from pgkmeans_sk.codes.tensor_dtypes import dtype_name
 from pgkmeans_sk.nn.counter_noise import WORD_BITS, random_words, random_words_at
+from pgkmeans_sk.nn.dtypes import numpy_dtype, work_dtype
 from pgkmeans_sk.nn.layers import matrix_of, tensor_of
 from pgkmeans_sk.nn.levels import (
     Sizes,
     level_layout,
     levels_of,
-    numpy_dtype,
     per_value,
     value_numbers,
-    work_dtype,
 )
 from pgkmeans_sk.nn.stored_weight import StoredWeight
 

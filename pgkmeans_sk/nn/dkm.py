@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import sqrt
 from os import PathLike
 from typing import Any, TypeVar
@@ -14,15 +14,16 @@ from torch import nn
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.compress import check_arguments, check_targets
 from pgkmeans_sk.nn.dkm_weight import DISTANCES, DKMSettings, DKMWeight
+from pgkmeans_sk.nn.dtypes import work_dtype
 from pgkmeans_sk.nn.layers import matrix_of
-from pgkmeans_sk.nn.levels import work_dtype
 from pgkmeans_sk.nn.model_report import ModelReport, report_on
+from pgkmeans_sk.nn.parametrized import check_module, remove_all
 from pgkmeans_sk.nn.presets import resolved_spec
-from pgkmeans_sk.nn.registration import register, unregister
-from pgkmeans_sk.nn.selection import Place, Target, find_targets, find_tensors, names_with_types
+from pgkmeans_sk.nn.registration import register
+from pgkmeans_sk.nn.selection import Target, find_targets, names_with_types
 from pgkmeans_sk.nn.soft_gradients import BACKWARDS
 from pgkmeans_sk.nn.soft_kmeans import nearest
-from pgkmeans_sk.nn.weight_matrices import compressed_alone
+from pgkmeans_sk.nn.weight_matrices import compressed_alone, zero_padding_row
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import (
     InvalidParameterError,
@@ -246,29 +247,8 @@ def remove_dkm(module: AnyModule) -> AnyModule:
     >>> nn.remove_dkm(layer).weight is weight
     True
     """
-    check_module(module)
-    places = list(_places(module))
-    for place in places:
-        parametrizations: Any = place.parametrizations
-        others = [type(other).__name__ for other in list(parametrizations.children())[1:]]
-        if others:
-            raise ValueError(
-                f"Got {place.name!r} with {', '.join(others)} on top of DKM, but expected no other "
-                "parametrization: remove that first."
-            )
-    # In opposite order of registration, so that each module's order of parameters comes back.
-    for place in reversed(places):
-        lists: Any = place.parametrizations
-        unregister(place.module, place.tensor_name, lists.original)
+    remove_all(DKMWeight, module, "DKM")
     return module
-
-
-def check_module(module: Any) -> None:
-    """Raise unless it is a module."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"Got a module of type {type(module).__name__}, but expected a torch.nn.Module."
-        )
 
 
 # -------------------------------------------------------------------- arguments
@@ -350,7 +330,7 @@ def _weight_for(
             tau=float(tau),
             settings=settings,
             stored_dtype=words.dtype,
-            zero_row=_zero_row(target),
+            zero_row=zero_padding_row(target.found),
         )
 
 
@@ -364,21 +344,3 @@ def _fitting_tau(rows: torch.Tensor, centroids: torch.Tensor, settings: DKMSetti
         sq_error = 1e-6 * float(centroids.square().sum(1).mean()) or 1.0
     tau = TAU_FACTOR * sq_error / sqrt(size)
     return tau if settings.distance == "squared" else sqrt(tau)
-
-
-def _zero_row(target: Target) -> int | None:
-    """The row of an embedding that stands for padding, if it is zero."""
-    for place in target.found.places:
-        if isinstance(place.module, nn.Embedding | nn.EmbeddingBag):
-            row = place.module.padding_idx
-            if row is not None and not bool(target.found.tensor.detach()[row].any()):
-                return int(row)
-    return None
-
-
-def _places(module: nn.Module) -> Iterator[Place]:
-    """Where there is DKM, once for each module that has the weight."""
-    for found in find_tensors(module):
-        for place in found.unique_places():
-            if isinstance(place.stored_weight, DKMWeight):
-                yield place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout
 from pgkmeans_sk.codes.tensor_dtypes import dtype_name
+from pgkmeans_sk.nn.dtypes import numpy_dtype, work_dtype
 from pgkmeans_sk.nn.layers import matrix_of, tensor_of
-from pgkmeans_sk.nn.levels import numpy_dtype, work_dtype
 from pgkmeans_sk.nn.soft_gradients import at_fixed_point, full_precision, moved, softened
 from pgkmeans_sk.nn.soft_kmeans import Points, SoftKMeans, nearest
 from pgkmeans_sk.nn.stored_weight import StoredWeight
@@ -264,10 +265,7 @@ class DKMWeight(StoredWeight):
 
     @property
     def _n_features(self) -> int:
-        n_values = 1
-        for number, size in enumerate(self.shape):
-            n_values *= 1 if number == self.axis else size
-        return n_values
+        return prod(self.shape) // self.shape[self.axis]
 
     def _cut(self, matrix: Tensor) -> tuple[Tensor, Tensor | None]:
         """All whole blocks (m, b) of the matrix, and what is left of each row, if anything is."""

@@ -11,8 +11,9 @@ from torch import Tensor
 from pgkmeans_sk.codes.level_layout import LevelLayout
 from pgkmeans_sk.codes.level_matrix import LevelMatrix
 from pgkmeans_sk.codes.tensor_dtypes import dtype_name
+from pgkmeans_sk.nn.dtypes import numpy_dtype, work_dtype
 from pgkmeans_sk.nn.layers import tensor_of
-from pgkmeans_sk.nn.levels import Sizes, level_layout, levels_of, numpy_dtype, work_dtype
+from pgkmeans_sk.nn.levels import Sizes, level_layout, levels_of
 from pgkmeans_sk.nn.stored_weight import StoredWeight
 
 

@@ -21,6 +21,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from pgkmeans_sk.nn.dtypes import work_dtype
 from pgkmeans_sk.spec import TensorSettings
 
 BLOCK_KINDS = ("proxy", "pq", "mean")
@@ -51,7 +52,7 @@ class MeanBlock(nn.Module):
         """
         n_columns = matrix.shape[1]
         n_blocks = -(-n_columns // self.block_size)
-        columns = matrix.mean(0, dtype=_work_dtype(matrix))
+        columns = matrix.mean(0, dtype=work_dtype(matrix.dtype))
         n_missing = n_blocks * self.block_size - n_columns
         total = nn.functional.pad(columns, (0, n_missing)).view(n_blocks, -1).sum(0)
         counts = torch.full_like(total, n_blocks)
@@ -97,7 +98,7 @@ class NearestWord(nn.Module):
         ValueError
             If it has fewer blocks than code words, or values that are not finite.
         """
-        rows = matrix.detach().to("cpu", _work_dtype(matrix)).contiguous().numpy()
+        rows = matrix.detach().to("cpu", work_dtype(matrix.dtype)).contiguous().numpy()
         quantizer = self.settings.quantizer(self.random_state)
         with warnings.catch_warnings():
             # Fewer distinct blocks than code words are all represented exactly: no fault here.
@@ -137,7 +138,7 @@ class Rounded(nn.Module):
 
     def forward(self, matrix: Tensor, rows: Tensor | None = None) -> Tensor:
         """The matrix, each value rounded."""
-        dtype = _work_dtype(matrix)
+        dtype = work_dtype(matrix.dtype)
         least, greatest = torch.aminmax(matrix)
         least, greatest = least.to(dtype).clamp(max=0.0), greatest.to(dtype).clamp(min=0.0)
         n_steps = 2**self.n_bits - 1
@@ -180,8 +181,3 @@ def phi_of(kind: str, matrix: Tensor, settings: TensorSettings, random_state: in
     phi = NearestWord(settings, random_state)
     phi.refresh(matrix)
     return phi
-
-
-def _work_dtype(matrix: Tensor) -> torch.dtype:
-    """Of the arithmetic: float64 for numbers in float64, else float32."""
-    return torch.float64 if matrix.dtype == torch.float64 else torch.float32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -15,8 +15,8 @@ from pgkmeans_sk.nn.noise_kinds import n_bits_of, phi_of
 from pgkmeans_sk.nn.noise_targets import NoiseTarget, noise_targets
 from pgkmeans_sk.nn.noisy_rows import look_noisy_rows_up
 from pgkmeans_sk.nn.noisy_weight import NoisyWeight
-from pgkmeans_sk.nn.registration import register, unregister
-from pgkmeans_sk.nn.selection import Place, find_tensors
+from pgkmeans_sk.nn.parametrized import check_module, places_of, remove_all
+from pgkmeans_sk.nn.registration import register
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import InvalidParameterError, check_integer, check_number
 
@@ -191,21 +191,7 @@ def remove_quant_noise(module: AnyModule) -> AnyModule:
     >>> list(nn.remove_quant_noise(layer).state_dict())
     ['weight', 'bias']
     """
-    _check_module(module)
-    places = [place for place, _ in _noisy_places(module)]
-    for place in places:
-        parametrizations = place.parametrizations
-        assert parametrizations is not None
-        others = [type(other).__name__ for other in list(parametrizations.children())[1:]]
-        if others:
-            raise ValueError(
-                f"Got {place.name!r} with {', '.join(others)} on top of its noise, but expected no "
-                "other parametrization: remove that first."
-            )
-    # In opposite order of registration, so that each module's order of parameters comes back.
-    for place in reversed(places):
-        noisy: Any = place.parametrizations
-        unregister(place.module, place.tensor_name, noisy.original)
+    remove_all(NoisyWeight, module, "its noise")
     return module
 
 
@@ -233,9 +219,9 @@ def set_noise_rate(module: nn.Module, p: float) -> None:
     >>> nn.noise_rates(model)
     {'0.weight': 0.1}
     """
-    _check_module(module)
+    check_module(module)
     _check_rate(p)
-    places = list(_noisy_places(module))
+    places = list(places_of(NoisyWeight, module))
     if not places:
         raise ValueError("Got a module without noise, but expected one after quant_noise.")
     for _, noise in places:
@@ -263,8 +249,8 @@ def noise_rates(module: nn.Module) -> dict[str, float]:
     >>> nn.noise_rates(nn.quant_noise(model, p=0.2, kind="int8"))
     {'0.weight': 0.2}
     """
-    _check_module(module)
-    return {place.name: noise.p for place, noise in _noisy_places(module, every_name=True)}
+    check_module(module)
+    return {place.name: noise.p for place, noise in places_of(NoisyWeight, module, every_name=True)}
 
 
 def refresh_codebooks(module: nn.Module) -> None:
@@ -289,9 +275,9 @@ def refresh_codebooks(module: nn.Module) -> None:
     >>> model = nn.quant_noise(torch.nn.Linear(64, 64), p=0.1, kind="pq", n_codes=16)
     >>> nn.refresh_codebooks(model)  # after each epoch
     """
-    _check_module(module)
+    check_module(module)
     done = set()
-    for place, noise in _noisy_places(module):
+    for place, noise in places_of(NoisyWeight, module):
         parametrizations: Any = place.parametrizations
         if id(noise) not in done:
             done.add(id(noise))
@@ -305,7 +291,7 @@ def refresh_codebooks(module: nn.Module) -> None:
 def _check_arguments(
     module: Any, p: Any, kind: Any, seed: Any, refresh_every: Any, scale_survivors: Any
 ) -> None:
-    _check_module(module)
+    check_module(module)
     _check_rate(p)
     n_bits_of(kind)
     check_integer("seed", seed, 0)
@@ -319,13 +305,6 @@ def _check_arguments(
     if not isinstance(scale_survivors, bool):
         raise InvalidParameterError(
             f"Got scale_survivors={scale_survivors!r}, but expected true or false."
-        )
-
-
-def _check_module(module: Any) -> None:
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"Got a module of type {type(module).__name__}, but expected a torch.nn.Module."
         )
 
 
@@ -367,15 +346,3 @@ def _noise_for(
         refresh_every=refresh_every,
     )
     return noise.to(target.parameter.device)
-
-
-def _noisy_places(
-    module: nn.Module, *, every_name: bool = False
-) -> Iterator[tuple[Place, NoisyWeight]]:
-    """Where there is noise: once for each module that has a weight, or under every name."""
-    for found in find_tensors(module):
-        for place in found.places if every_name else found.unique_places():
-            parametrizations = place.parametrizations
-            first = None if parametrizations is None else parametrizations._modules.get("0")
-            if isinstance(first, NoisyWeight):
-                yield place, first

@@ -142,11 +142,12 @@ def _weighting(target: Target, n_features: int, calibration: Calibration) -> dic
 
 def zero_padding_row(found: FoundTensor) -> int | None:
     """The number of an embedding's padding row, if it has one and that is zero."""
-    module = found.places[0].module
-    padding = getattr(module, "padding_idx", None)
-    if not isinstance(module, nn.Embedding | nn.EmbeddingBag) or padding is None:
-        return None
-    return None if bool(found.tensor.detach()[padding].any()) else int(padding)
+    for place in found.unique_places():  # an embedding may be tied to a layer that comes first
+        module = place.module
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+            row = module.padding_idx
+            return None if bool(found.tensor.detach()[row].any()) else int(row)
+    return None
 
 
 def _with_zero_padding(
