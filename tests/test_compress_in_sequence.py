@@ -380,6 +380,21 @@ def test_inputs_that_are_not_finite(batches):
     assert state_bytes(model) == before
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_layer_whose_inputs_never_vary(value):
+    class Flat(Net):
+        def forward(self, index):
+            return self.head(torch.full_like(self.up(self.words(index))[..., :WIDTH], value))
+
+    model = Flat().double()
+    weight = model.head.weight.detach().numpy().copy()
+    in_sequence(model, [torch.tensor([[5, 6, 7]])])
+    assert torch.isfinite(model.head.weight).all()
+    expected = TensorSettings(**SETTINGS).quantizer(0).compress(weight).decode()
+    # Without anything to learn from, as without examples.
+    assert np.array_equal(model.head.weight.detach().numpy(), expected) == (value == 0.0)
+
+
 def test_progress_names_each_weight_once(batches):
     told = []
     in_sequence(net(), batches, progress=lambda *now: told.append(now))

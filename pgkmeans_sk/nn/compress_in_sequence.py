@@ -229,10 +229,11 @@ class _Sequence:
         is_centered = bias is not None and id(bias) in self._changing_biases
         rows = rows_of(found, target.axis).astype(np.float64)
         inputs = None if sums is None else sums.inputs(rows, is_centered=is_centered)
-        if inputs is None:  # all inputs are left out by the mask
+        if inputs is not None:
+            _check_finite(inputs, found)
+        if inputs is None or not inputs.second_moment.any():  # masked all, or all zero
             self.install(self.work.compress([target]))
             return
-        _check_finite(inputs, found)
 
         def compressed() -> dict[str, CompressedMatrix]:
             with naming(f"weight {found.name!r}"):
