@@ -103,6 +103,21 @@ def sweep(starts: Any, panels: Any, points: Any) -> tuple[Any, Any, Any]:
     return best, second, order[:, 0]
 
 
+def tile_of(X: Any, which: Any, origin: Any, width: int) -> NDArray[np.floating]:
+    """Rows minus the origin as columns (d, width); the last row fills the columns that are left."""
+    lanes = np.minimum(np.arange(width), len(which) - 1)
+    return (X[which[lanes]] - origin).T
+
+
+def doubtful(
+    best: Any, second: Any, norms: Any, share: Any, smallest: Any, largest: Any
+) -> NDArray[np.bool_]:
+    """Which points ``best`` and ``second`` do not settle, by the bound of kernels/tile.py."""
+    with np.errstate(invalid="ignore"):
+        margin = share * (norms + np.maximum(best + norms, 0)) + smallest
+        return ~((second - best > margin) & (norms < largest))
+
+
 def least_of_panel(starts: Any, panels: Any, points: Any, own: Any) -> tuple[Any, Any]:
     """Least value of 16 centres and its place, the row's own centre left out."""
     values = tagged(blocked_sums(starts, panels, points), np.arange(16), 4)

@@ -22,6 +22,9 @@ starts at ``(1 - kappa) |c|^2``, so that a far centre's large error cannot hide 
 a near one: with value l_j for centre j, the first is the nearest for certain if
 ``l_2 - l_1 > 2 kappa (|x|^2 + |c_1|^2)``. Below the smallest normal number relative errors mean
 nothing, hence a small absolute term. Where the fast values might overflow, nothing is certain.
+
+Most rows are settled without knowing |c_1|: ``|c|^2 <= 2 |x|^2 + 2 |x - c|^2`` makes ``3 (|x|^2 +
+|x - c_1|^2)`` a bound of the bracket, and |x - c_1|^2 is ``|x|^2 + l_1`` (``DOUBT_SHARE``).
 """
 
 from __future__ import annotations
@@ -35,10 +38,14 @@ from pgkmeans_sk.kernels.errors import add_error
 from pgkmeans_sk.kernels.panels import TAG_BITS, panel_values
 from pgkmeans_sk.kernels.points import copy_row
 from pgkmeans_sk.kernels.sweep import QUAD, padding, sweep, tile_points
+from pgkmeans_sk.kernels.tile import doubtful, fill_tile_by_rows
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH, SUM_BLOCK
 
 ROWS = 512
 """Rows that are labelled before they are added up: they stay in the cache from one to the other."""
+
+DOUBT_SHARE = 2.0 * 3.0 * 1.05
+"""Of kappa, for the first look at a row's doubt: Note [Error bound]; 5 % are for rounding."""
 
 
 class PackedCenters(NamedTuple):
@@ -169,26 +176,54 @@ def fill_tile(
     first,  # IN int
     count,  # IN int, at most L
     origin,  # IN (d,) float
-    tile,  # OUT (d * L,) float, of points minus origin; only ``count`` lanes are written
+    tile,  # OUT (d * L,) float, of points minus origin; lanes beyond ``count`` do not matter
     norms,  # OUT (L,) float, their squared norms
 ):
     """Bring rows into the layout of ``sweep``."""
     base, row_step, column_step = points.base, points.row_step, points.column_step
+    if column_step == 1:
+        fill_tile_by_rows(base, row_step, which, first, count, origin, tile, norms)
+        return
     width = norms.size
     for l in range(count):
         at = which[first + l] * row_step
-        if column_step == 1:
-            for t in range(origin.size):
-                tile[np.uintp(t * width + l)] = base[np.uintp(at + t)] - origin[t]
-        else:
-            for t in range(origin.size):
-                tile[np.uintp(t * width + l)] = base[np.uintp(at + t * column_step)] - origin[t]
-    for l in range(width):
-        norms[l] = 0.0
+        for t in range(origin.size):
+            tile[np.uintp(t * width + l)] = base[np.uintp(at + t * column_step)] - origin[t]
+    norms[:] = 0.0
     for t in range(origin.size):
         for l in range(width):
             shifted = tile[np.uintp(t * width + l)]
             norms[l] += shifted * shifted
+
+
+@part
+def settle_doubts(
+    points, which, first, count,  # IN as in fill_tile
+    doubts,  # IN int64, a bit for each row that is to be looked at more closely
+    tile, norms,  # IN as filled
+    best, second, index,  # IN what the sweep has found
+    centers,  # IN PackedCenters
+    shifted, row, values,  # WORK as in nearest_exact
+    labels_here,  # INOUT (L,) int32
+    lower,  # INOUT as in label_rows
+):  # fmt: skip
+    """Label by the definition where the sharper bound leaves a doubt, too; returns how many."""
+    n_exact = 0
+    width = norms.size
+    for l in range(count):
+        if doubts >> l & 1:
+            norm = np.float64(norms[l])
+            start = centers.starts[np.uintp(index[l])]
+            margin = 2.0 * centers.kappa * (norm + start) + centers.smallest
+            if not (second[l] - best[l] > margin and norm < centers.largest):
+                copy_row(points, which[first + l], row)
+                for t in range(row.size):
+                    shifted[t] = tile[t * width + l]
+                labels_here[l] = nearest_exact(row, shifted, 0, norm, centers, values)
+                n_exact += 1
+                if lower.size:
+                    lower[which[first + l]] = 0.0
+    return n_exact
 
 
 @part
@@ -211,12 +246,13 @@ def label_rows(
     tile = np.zeros(n_features * width, panels.dtype)
     norms, index = np.empty(width, panels.dtype), np.empty(width, np.int32)
     best, second = np.empty(width, panels.dtype), np.empty(width, panels.dtype)
-    values = np.empty(PANEL_WIDTH, panels.dtype)
+    values, labels_here = np.empty(PANEL_WIDTH, panels.dtype), np.empty(width, np.int32)
     shifted, row = np.empty(n_features, panels.dtype), np.empty(n_features, np.float64)
     # Numbers of the data's dtype, whose rounding is a fraction of kappa, hence twice.
     real = panels.dtype.type
     eps = n_features * np.finfo(panels.dtype).eps  # of the norms, which are added up plainly
     norm_share, tiny, nothing = real(1.0 - 2.0 * kappa - eps), real(smallest), real(0.0)
+    share, twice_tiny, limit = real(DOUBT_SHARE * kappa), real(2.0 * smallest), real(largest)
     n_changed = 0
     n_exact = 0
     for first in range(0, n_rows, width):
@@ -228,26 +264,23 @@ def label_rows(
                 sq_dist = max(second[l] + norms[l] * norm_share - tiny, nothing)
                 lower[np.uintp(which[first + l])] = np.sqrt(sq_dist) * real(1.0 - 1e-6)
         for l in range(count):
-            i = which[first + l]
-            label = np.int64(order[np.uintp(index[l])])
-            norm = np.float64(norms[l])
-            margin = 2.0 * kappa * (norm + starts[np.uintp(index[l])]) + smallest
-            certain = second[l] - best[l] > margin and norm < largest
-            if not certain:
-                copy_row(points, i, row)
-                for t in range(n_features):
-                    shifted[t] = tile[t * width + l]
-                label = nearest_exact(row, shifted, 0, norm, centers, values)
-                n_exact += 1
-                if lower.size:
-                    lower[i] = 0.0
-            if labels[i] != label:
-                labels[i] = label
+            labels_here[l] = order[np.uintp(index[l])]
+        doubts = doubtful(best, second, norms, share, twice_tiny, limit)
+        if doubts:
+            n_exact += settle_doubts(
+                points, which, first, count, doubts, tile, norms, best, second, index, centers,
+                shifted, row, values, labels_here, lower,
+            )  # fmt: skip
+        for l in range(count):
+            i = np.uintp(which[first + l])
+            if labels[i] != labels_here[l]:
+                labels[i] = labels_here[l]
                 n_changed += 1
-            if utilities.size:
-                weight = weights[i * weight_step]
+        if utilities.size:
+            for l in range(count):
+                weight = weights[which[first + l] * weight_step]
                 if weight > 0.0:
-                    utilities[label] += weight * (second[l] - best[l])
+                    utilities[np.uintp(labels_here[l])] += weight * (second[l] - best[l])
     return n_changed, n_exact
 
 
