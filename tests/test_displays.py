@@ -192,6 +192,8 @@ def test_scale_of_sizes(sizes, scale):
     display = ClusterSizeDisplay(sizes).plot()
     assert display.ax_.get_yscale() == scale
     drawn(display.figure_)
+    assert ClusterSizeDisplay(sizes).plot(log=False).ax_.get_yscale() == "linear"
+    drawn(ClusterSizeDisplay(sizes).plot(log=True).figure_)
 
 
 @pytest.mark.parametrize("sizes", [[], [[1, 2]], [1, -1], [np.nan]])

@@ -136,16 +136,9 @@ class ClusterSizeDisplay:
         ordered = np.sort(self.sizes)[::-1]
         n_clusters, used = len(ordered), ordered[ordered > 0]
         if log is None:
-            log = len(used) > 0 and used[0] > 100 * used[-1]
-        # Narrow bars would be drawn as a haze: gaps between them only where there is room.
+            log = bool(ordered[0] > 100 * used[-1]) if len(used) else False
         edges = np.arange(n_clusters + 1) + 0.5
-        style = {"fill": True, "facecolor": BLUE, "edgecolor": "white", "linewidth": 0.6}
-        if n_clusters > 64:
-            style |= {"edgecolor": BLUE}
-        self.bars_ = ax.stairs(ordered, edges, **{**style, **kwargs})
-        if log:
-            ax.set_yscale("log")
-            ax.set_ylim(bottom=0.5 * min(1.0, used[-1]) if len(used) else None)
+        self.bars_ = ax.stairs(ordered, edges, **{"fill": True, "color": BLUE, **kwargs})
         ax.axhline(
             self.sizes.mean(), color=GREY, linestyle=":", label=f"mean, {self.sizes.mean():.4g}"
         )
@@ -163,11 +156,15 @@ class ClusterSizeDisplay:
                 hatch="//",
                 label=f"{self.n_empty} empty",
             )
+        if log and len(used):
+            ax.set_yscale("log")
+            ax.set_ylim(bottom=0.5 * min(1.0, used[-1]))
         ax.set_xlim(0.5, n_clusters + 0.5)
         whole_numbers(ax.xaxis)
         ax.set_xlabel("clusters, from the largest to the smallest")
         ax.set_ylabel("rows" if (self.sizes % 1 == 0).all() else "weight")
         empty = f"{self.n_empty} of them empty" if self.n_empty else "none of them empty"
         ax.set_title(f"{n_clusters} clusters, {empty}", loc="left")
-        ax.legend(frameon=False)
+        # Sizes fall to the right: there is room.
+        ax.legend(loc="upper right", framealpha=0.9, edgecolor="none")
         return self
