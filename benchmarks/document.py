@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from benchmarks import report
-from benchmarks.sheets import as_whole
+from benchmarks.report import Result
+from benchmarks.sheets import as_number, as_seconds, as_whole
 
 SOURCE = re.compile(r"^Source: `benchmarks/results/(?P<name>[\w.-]+\.json)`\.$", re.MULTILINE)
 TITLE = re.compile(r"^\*\*.+\*\*$", re.MULTILINE)
@@ -41,24 +43,51 @@ def all_rows(results: Path = report.RESULTS) -> set[str]:
 
 
 def headline_rows(results: Path = report.RESULTS) -> list[str]:
-    """The rows of the table in README.md: default fits, ours and scikit-learn's."""
-    result = report.read(results / "speed.json")
-    version = result["versions"]["scikit-learn"]
-    names = {"pgkmeans-sk": "**PGKMeans**", "scikit-learn": f"scikit-learn {version}"}
-    cases = {"blocks": "weights of a transformer in blocks of 8", "words": "its word embeddings"}
+    """The rows of the table in README.md: ours beside the library that people use for it."""
+    speed, line, quantizers, search = (
+        report.read(results / f"{name}.json") for name in ("speed", "line", "quantizers", "search")
+    )
+
+    def row(what: str, other: str, ours: Result, theirs: Result, quality: str) -> str:
+        ratio = f"**{as_number(theirs['ours_over_theirs'])}**"
+        seconds = as_seconds(ours["seconds"]), as_seconds(theirs["seconds"])
+        return f"| {' | '.join((what, other, *seconds, ratio, quality))} |"
+
     rows = []
-    for case, what in cases.items():
-        for row in result["rows"]:
-            if (row["case"], row["mode"]) != (case, "default fit") or row["library"] not in names:
-                continue
-            is_ours = row["library"] == "pgkmeans-sk"
-            cells = (
-                f"{as_whole(row['n'])} x {row['d']}, {what}" if is_ours else "",
-                str(row["k"]) if is_ours else "",
-                names[row["library"]],
-                f"**{row['seconds']:.1f}**" if is_ours else f"{row['seconds']:.1f}",
-                as_whole(round(row["sse"])),
-                str(row["n_empty"]),
-            )
-            rows.append(f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |"))
+    for case, what in (("blocks", "weights in blocks of 8"), ("words", "word embeddings")):
+        ours, theirs = (
+            _one(speed, case=case, mode="default fit", library=library)
+            for library in ("pgkmeans-sk", "scikit-learn")
+        )
+        what = f"k-means, {what}, {as_whole(ours['n'])} x {ours['d']}, K = {ours['k']}"
+        quality = f"inertia {as_whole(round(ours['sse']))} to {as_whole(round(theirs['sse']))}"
+        rows.append(row(what, "scikit-learn", ours, theirs, quality))
+    ours, theirs = (
+        _one(line, n=10_000_000, k=16, library=library)
+        for library in ("PGKMeans", "faiss.kmeans1d")
+    )
+    what = f"k-means on a line, {as_whole(ours['n'])} x 1, K = {ours['k']}"
+    rows.append(row(what, "faiss.kmeans1d", ours, theirs, "both the optimum"))
+    for step, what in (("train", "training"), ("encode", "encoding")):
+        ours, theirs = (
+            _one(quantizers, case="words", step=step, library=library)
+            for library in ("ProductQuantizer", "faiss")
+        )
+        errors = as_number(ours["relative_error"], 4), as_number(theirs["relative_error"], 4)
+        what = f"product quantization, {what}, {as_whole(ours['n'])} x {ours['d']}"
+        rows.append(row(what, "faiss", ours, theirs, "error {} to {}".format(*errors)))
+    ours, theirs = (
+        _one(search, case="words", bits=8, queries=1000, library=library)
+        for library in ("pgkmeans-sk", "faiss")
+    )
+    what = f"search for {as_whole(ours['queries'])} queries in its codes"
+    rows.append(row(what, "faiss", ours, theirs, "the same rows"))
     return rows
+
+
+def _one(result: Result, **wanted: Any) -> Result:
+    """The only row with these values."""
+    (found,) = (
+        row for row in result["rows"] if all(row[name] == value for name, value in wanted.items())
+    )
+    return dict(found)
