@@ -38,6 +38,7 @@ lint: $(VENV)/.installed-dev
 # A warning is an error: a link that leads nowhere, an example that fails.
 docs: $(VENV)/.installed-docs $(VENV)/.installed-model
 	$(python) -m sphinx -W --keep-going --jobs auto --quiet -b html $(DOCS_ARGS) docs docs/_build/html
+	$(python) docs/check_site.py docs/_build/html
 
 bench: $(VENV)/.installed-bench $(VENV)/.installed-model
 	$(python) -m benchmarks $(BENCH_ARGS)

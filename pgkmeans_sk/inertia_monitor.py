@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+__all__ = ["InertiaMonitor", "IterationRecord"]
+
 
 @dataclass(frozen=True)
 class IterationRecord:
@@ -25,6 +27,14 @@ class IterationRecord:
         estimator consolidates them.
     seconds : float
         Since the fit began, its first centres included.
+
+    Examples
+    --------
+    >>> from pgkmeans_sk import InertiaMonitor, PGKMeans
+    >>> monitor = InertiaMonitor()
+    >>> kmeans = PGKMeans(2).set_callbacks(monitor).fit([[0.0, 1.0], [1.0, 1.0], [9.0, 2.0]])
+    >>> monitor.records[0].iteration, monitor.records[0].inertia
+    (1, 0.5)
     """
 
     fit: int
