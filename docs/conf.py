@@ -45,6 +45,7 @@ nitpick_ignore_regex = [
 ]
 myst_enable_extensions = ["colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
+highlight_language = "none"  # of blocks that do not name one: what a terminal shows
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's sections say what there is to say, shapes included

@@ -421,7 +421,9 @@ def test_centres_as_pictures():
 def test_colours_as_pictures():
     display = CodebookDisplay([[0.0, 0.5, 2.0], [1.0, -1.0, 0.0]]).plot(shape=(1, 1, 3))
     np.testing.assert_array_equal(display.image_.get_array()[0, 0], [0.0, 0.5, 1.0])
-    assert display.image_.get_array().shape[2] == 3
+    # Each colour is enlarged to 8 x 8 pixels, with a white one between them.
+    assert display.image_.get_array().shape == (8, 17, 3)
+    np.testing.assert_array_equal(display.image_.get_array()[7, 8:10], [[1, 1, 1], [1, 0, 0]])
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (4,), (1, 1, 4), (2, 2, 1)])

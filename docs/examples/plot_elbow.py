@@ -9,18 +9,22 @@ and takes new ones from its worst clusters.
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 from sklearn.datasets import make_blobs
 
 from pgkmeans_sk import PGKMeans
 from pgkmeans_sk.displays import ElbowDisplay
 
-X, _ = make_blobs(3000, centers=6, cluster_std=0.6, random_state=4)
+corners = 4.0 * np.exp(2j * np.pi * np.arange(6) / 6)
+X, _ = make_blobs(
+    3000, centers=np.column_stack([corners.real, corners.imag]), cluster_std=0.6, random_state=0
+)
 display = ElbowDisplay.from_estimator(PGKMeans(random_state=0), X, n_clusters=range(2, 19))
 plt.show()
 
 # %%
-# What all of the fits took:
-print(f"{len(display.n_clusters)} fits")
+# The elbow is where the curve is farthest below the straight line between its ends. It is a hint,
+# not more: data without any clusters have one, too.
 display.elbow
 
 # %%

@@ -165,6 +165,11 @@ class ClusterSizeDisplay:
         ax.set_ylabel("rows" if (self.sizes % 1 == 0).all() else "weight")
         empty = f"{self.n_empty} of them empty" if self.n_empty else "none of them empty"
         ax.set_title(f"{n_clusters} clusters, {empty}", loc="left")
-        # Sizes fall to the right: there is room.
+        # Sizes fall to the right, so that there is room; limits may leave none.
+        low, high = ax.get_ylim()
+        room = 0.07 * len(ax.get_legend_handles_labels()[0])
+        ax.set_ylim(
+            top=high * (high / low) ** room if ax.get_yscale() == "log" else high * (1 + room)
+        )
         ax.legend(loc="upper right", framealpha=0.9, edgecolor="none")
         return self

@@ -14,6 +14,8 @@ from pgkmeans_sk.validation import check_integer_between
 
 GAP = 1
 """Pixels between small pictures."""
+SMALLEST_PICTURE = 8
+"""Pixels of the shorter side, so that gaps are narrow beside it: smaller ones are enlarged."""
 
 
 class CodebookDisplay:
@@ -145,7 +147,9 @@ class CodebookDisplay:
 
 def _mosaic(words: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Small pictures in rows, with blank gaps: NaN, or white where there are colours."""
-    height, width, *colors = shape
+    scale = ceil(SMALLEST_PICTURE / min(shape[:2]))
+    height, width = (scale * side for side in shape[:2])
+    colors = shape[2:]
     has_colors = bool(colors)
     # Nearly as wide as 1.6 times the height.
     n_columns = min(len(words), ceil(sqrt(1.6 * len(words) * height / width)))
@@ -155,7 +159,7 @@ def _mosaic(words: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.fl
     for number, word in enumerate(words):
         row, column = divmod(number, n_columns)
         top, left = row * (height + GAP), column * (width + GAP)
-        picture = word.reshape(shape)
+        picture = word.reshape(shape).repeat(scale, axis=0).repeat(scale, axis=1)
         canvas[top : top + height, left : left + width] = (
             picture.clip(0.0, 1.0) if has_colors else picture
         )
