@@ -94,7 +94,8 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": []}
+# Pages that are no part of a section have nothing to list beside them.
+html_sidebars = {page: [] for page in ("index", "install", "quickstart", "benchmarks")}
 
 
 def skip_requests(app, what, name, obj, skip, options):

@@ -36,6 +36,6 @@ plt.show()
 # are copies.
 display = ConvergenceDisplay.from_estimator(PGKMeans(64, init=X[[0] * 32 + list(range(32))]), X)
 for repair in display.repairs:
-    print(f"{repair.n_empty} empty clusters filled: inertia {repair.inertia_before:.0f} -> "
-          f"{repair.inertia_after:.0f}")  # fmt: skip
+    inertias = f"{repair.inertia_before:.0f} -> {repair.inertia_after:.0f}"
+    print(f"{repair.n_empty} empty clusters filled: inertia {inertias}")
 plt.show()

@@ -25,8 +25,8 @@ first = np.random.default_rng(0).uniform(2.5 * X.min(axis=0), 2.5 * X.max(axis=0
 def left_alone(X, centers, n_steps=100):
     for _ in range(n_steps):
         labels = ((X[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
-        centers = np.array([X[labels == c].mean(axis=0) if c in labels else centers[c]
-                            for c in range(len(centers))])  # fmt: skip
+        for cluster in np.unique(labels):
+            centers[cluster] = X[labels == cluster].mean(axis=0)
     return centers
 
 
@@ -35,7 +35,7 @@ def left_alone(X, centers, n_steps=100):
 # clusters with the largest squared error instead: where rows are many and far, there centres are
 # missed.
 found = {
-    "left alone": left_alone(X, first),
+    "left alone": left_alone(X, first.copy()),
     "scikit-learn": KMeans(40, init=first, n_init=1).fit(X).cluster_centers_,
     "PGKMeans": PGKMeans(40, init=first).fit(X).cluster_centers_,
 }

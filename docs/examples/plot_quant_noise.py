@@ -43,9 +43,12 @@ def accuracy(model):
 
 torch.manual_seed(0)
 network = torch.nn.Sequential(
-    torch.nn.Linear(64, 96), torch.nn.ReLU(), torch.nn.Linear(96, 64), torch.nn.ReLU(),
+    torch.nn.Linear(64, 96),
+    torch.nn.ReLU(),
+    torch.nn.Linear(96, 64),
+    torch.nn.ReLU(),
     torch.nn.Linear(64, 10),
-)  # fmt: skip
+)
 network = train(network, 20, seed=0)
 print(f"{accuracy(network):.1f} % in full precision")
 

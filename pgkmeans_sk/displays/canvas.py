@@ -6,7 +6,7 @@ from typing import Any
 
 # Okabe and Ito's colours: told apart with every common colour blindness. What has a colour has a
 # marker or a pattern of its own as well, so that a print in grey can be read.
-BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK = COLORS = (
+BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK = COLORS = (
     "#0072B2",
     "#D55E00",
     "#009E73",

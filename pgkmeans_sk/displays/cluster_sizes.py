@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from pgkmeans_sk.displays.canvas import BLUE, GREY, VERMILLION, axes_of, plain_frame, whole_numbers
+from pgkmeans_sk.displays.canvas import BLUE, GREY, VERMILION, axes_of, plain_frame, whole_numbers
 
 
 class ClusterSizeDisplay:
@@ -150,7 +150,7 @@ class ClusterSizeDisplay:
             ax.axvspan(
                 n_clusters - self.n_empty + 0.5,
                 n_clusters + 0.5,
-                facecolor=VERMILLION,
+                facecolor=VERMILION,
                 edgecolor="white",
                 alpha=0.5,
                 hatch="//",

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from pgkmeans_sk.displays.canvas import (
     BLUE,
     GREY,
-    VERMILLION,
+    VERMILION,
     axes_of,
     plain_frame,
     whole_numbers,
@@ -225,7 +225,7 @@ class ConvergenceDisplay:
             s=70,
             marker="D",
             facecolor="none",
-            edgecolor=VERMILLION,
+            edgecolor=VERMILION,
             linewidth=1.6,
             zorder=4,
             label=f"empty clusters filled, {n_filled} in all",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
-from pgkmeans_sk.displays.canvas import BLUE, GREY, VERMILLION, axes_of, plain_frame, whole_numbers
+from pgkmeans_sk.displays.canvas import BLUE, GREY, VERMILION, axes_of, plain_frame, whole_numbers
 from pgkmeans_sk.validation import check_integer
 
 
@@ -175,7 +175,7 @@ class ElbowDisplay:
             ends = slice(None, None, max(1, len(self.n_clusters) - 1))
             ax.plot(self.n_clusters[ends], self.inertias[ends], color=GREY, linewidth=1.0, ls=":")
             self.elbow_line_ = ax.axvline(
-                self.elbow, color=VERMILLION, linestyle="--", label=f"elbow, {self.elbow} clusters"
+                self.elbow, color=VERMILION, linestyle="--", label=f"elbow, {self.elbow} clusters"
             )
             ax.legend(frameon=False)
         ax.set_xlabel("clusters")

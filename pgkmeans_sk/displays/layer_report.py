@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from pgkmeans_sk.displays.canvas import BLUE, GREY, VERMILLION, new_axes, plain_frame, shortened
+from pgkmeans_sk.displays.canvas import BLUE, GREY, VERMILION, new_axes, plain_frame, shortened
 from pgkmeans_sk.validation import check_choice
 from pgkmeans_sk.weight_report import FileReport
 
@@ -133,7 +133,7 @@ class LayerReportDisplay:
         self.errors_ = errors.barh(
             places,
             [tensor.relative_error or 0.0 for tensor in tensors],
-            **{"color": VERMILLION, "height": 0.7, **kwargs},
+            **{"color": VERMILION, "height": 0.7, **kwargs},
         )
         errors.set_ylim(len(tensors) - 0.5, -0.5)
         errors.set_xlim(left=0)
