@@ -7,6 +7,7 @@ pytest's own ``--doctest-glob`` takes the closing fence of a Markdown block for 
 leaves out the examples that are written without a prompt.
 """
 
+import ast
 import doctest
 import os
 import re
@@ -72,6 +73,40 @@ def _no_figures_are_left():
 def test_examples_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # examples may save files
     run_examples(path.read_text("utf-8"), str(path))
+
+
+# ------------------------------------------------------------------ files and functions named
+
+PLACE = re.compile(r"`(?P<path>[\w/]+\.py)(?::(?P<name>\w+))?`")
+
+
+def missing_places(text: str) -> list[str]:
+    """Files that are not there, and functions or classes that they do not define."""
+    missing = []
+    for place in PLACE.finditer(text):
+        paths = [ROOT / "pgkmeans_sk" / place["path"], ROOT / place["path"]]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
+            missing.append(place[0])
+        elif place["name"]:
+            nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+            if place["name"] not in {getattr(node, "name", None) for node in nodes}:
+                missing.append(place[0])
+    return missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_named_places_exist(path):
+    assert missing_places(path.read_text("utf-8")) == []
+
+
+def test_missing_places_are_found():
+    good = "`kmeans.py`, `kmeans.py:PGKMeans`, `tests/conftest.py:engine`, `PGKMeans.fit`"
+    assert missing_places(good) == []
+    assert missing_places("`k.py` and `kmeans.py:fits`") == ["`k.py`", "`kmeans.py:fits`"]
+
+
+# ------------------------------------------------------------------ the examples of these tests
 
 
 def test_blocks_share_names_and_are_counted():
