@@ -167,6 +167,8 @@ class PGKMeans(
     See Also
     --------
     pg_kmeans : The same as a function.
+    InertiaMonitor : A callback that keeps the inertia of each iteration.
+    pgkmeans_sk.displays.ClusterSizeDisplay : A picture of the clusters' sizes.
 
     Notes
     -----
