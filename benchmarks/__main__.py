@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import curves_plot, methods_plot, report, scaling_plot, speed
+from benchmarks import curves_plot, document, methods_plot, report, scaling_plot, speed
 from benchmarks.commands import MEASURING
 
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
@@ -38,6 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     plot = commands.add_parser("plot", help="the pictures of a curves, methods or scaling result")
     plot.add_argument("result", type=Path)
     plot.add_argument("--folder", type=Path, default=PICTURES)
+
+    pages = commands.add_parser("document", help="the tables of a document, made anew from the "
+                                "results that it names")  # fmt: skip
+    pages.add_argument("path", type=Path)
 
     pair = commands.add_parser("compare", help="two result files side by side")
     pair.add_argument("before", type=Path, metavar="A.json")
@@ -87,6 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                              f"{', '.join(PLOTS)}.")  # fmt: skip
         for path in PLOTS[result["kind"]](result, arguments.folder):
             console.print(f"Written: {_relative(path)}")
+        return 0
+    if arguments.command == "document":
+        text = arguments.path.read_text("utf-8")
+        arguments.path.write_text(document.refreshed(text), "utf-8")
         return 0
     if arguments.command == "compare":
         sheet = report.compare(report.read(arguments.before), report.read(arguments.after))

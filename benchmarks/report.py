@@ -7,6 +7,7 @@ A table is made once, as rows of strings with a caption, and then only drawn in 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,8 +252,8 @@ def to_markdown(result: Result, source: str) -> str:
         lines = [f"**{sheet.title}**", ""]
         lines += [f"![{sheet.title}](images/{sheet.picture})", ""] if sheet.picture else []
         lines += [f"| {' | '.join(row)} |" for row in (sheet.columns, rule, *sheet.rows)]
-        if sheet.caption:
-            lines += ["", sheet.caption]
+        if sheet.caption:  # a star in front would make it an item of a list
+            lines += ["", re.sub(r"^\* ", r"\\* ", sheet.caption)]
         parts.append("\n".join(lines))
     parts += [*_footnotes(result), f"Source: `{source}`."]
     return "\n\n".join(parts) + "\n"

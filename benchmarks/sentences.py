@@ -275,7 +275,8 @@ def _whole_sheet(result: Result) -> Sheet:
     whole = result["settings"]["uncompressed"]
     by_way: dict[Any, list[Result]] = {}
     for row in result["specs"]:
-        by_way.setdefault((row["spec"], row["way"]), []).append(row)
+        # Results from before there was a second way do not name the first.
+        by_way.setdefault((row["spec"], row.get("way", TOGETHER)), []).append(row)
     rows = [
         (
             spec,
@@ -291,11 +292,14 @@ def _whole_sheet(result: Result) -> Sheet:
         )
         for (spec, way), runs in by_way.items()
     ]
+    n_seeds = max(len(runs) for runs in by_way.values())
     caption = (
         "Bytes and times smaller are of the file; bits are those of the compressed weights. "
-        "Seconds are from the sentences to the compressed model. Each seed draws other sentences."
+        "Seconds are from the sentences to the compressed model."
     )
-    return Sheet(f"The whole model; uncompressed {whole:.4f}", columns, rows, caption)
+    if n_seeds > 1:
+        caption += f" Means of {n_seeds} seeds (least - most); each draws other sentences."
+    return Sheet(f"The whole model; uncompressed {whole:.4f}", columns, rows, caption, n_text=2)
 
 
 KEYS = ("subset", "block_size", "n_codes")

@@ -9,6 +9,7 @@ from pgkmeans_sk.results import RepairRecord
 
 if TYPE_CHECKING:
     from pgkmeans_sk.codes.matrix import CompressedMatrix
+    from pgkmeans_sk.inertia_monitor import InertiaMonitor
     from pgkmeans_sk.product_quantizer import ProductQuantizer
     from pgkmeans_sk.spec import Spec
     from pgkmeans_sk.weight_files import compress_file, decompress_file, describe_file
@@ -17,6 +18,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "CompressedMatrix",
+    "InertiaMonitor",
     "PGKMeans",
     "ProductQuantizer",
     "RepairRecord",
@@ -31,6 +33,7 @@ __all__ = [
 # Who only clusters need not wait for these.
 _LOADED_WHEN_ASKED_FOR = {
     "CompressedMatrix": "pgkmeans_sk.codes.matrix",
+    "InertiaMonitor": "pgkmeans_sk.inertia_monitor",
     "ProductQuantizer": "pgkmeans_sk.product_quantizer",
     "Spec": "pgkmeans_sk.spec",
     "compress_file": "pgkmeans_sk.weight_files",

@@ -23,6 +23,8 @@ from pgkmeans_sk.quantization.feedback import (
 from pgkmeans_sk.quantizer_parameters import check_enough_blocks, check_parameters, settings_of
 from pgkmeans_sk.validation import InvalidParameterError, check_integer, check_number
 
+__all__ = ["compress_with_feedback", "output_shift", "relative_output_error"]
+
 SMALLEST_DAMPING = 1e-9
 """Without any, a second moment of low rank would have no Cholesky factor."""
 TOLERANCE = 1e-6

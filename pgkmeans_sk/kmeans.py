@@ -161,12 +161,14 @@ class PGKMeans(
     n_features_in_ : int
         Number of features seen during ``fit``.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if all are strings.
 
     See Also
     --------
     pg_kmeans : The same as a function.
+    InertiaMonitor : A callback that keeps the inertia of each iteration.
+    pgkmeans_sk.displays.ClusterSizeDisplay : A picture of the clusters' sizes.
 
     Notes
     -----

@@ -126,6 +126,14 @@ class RepairRecord:
     inertia_before, inertia_after : float
         Inertia with the empty clusters, and after this pass, of the rows at work: a sample of them
         during the start "partition" on many rows.
+
+    Examples
+    --------
+    >>> from pgkmeans_sk import PGKMeans
+    >>> X = [[0.0], [0.1], [5.0], [5.1], [9.0]]
+    >>> kmeans = PGKMeans(3, init=[[0.0], [0.0], [9.0]]).fit(X)  # a first centre twice
+    >>> kmeans.repair_log_[0].n_empty
+    1
     """
 
     iteration: int

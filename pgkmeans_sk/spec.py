@@ -13,6 +13,8 @@ from pgkmeans_sk.product_quantizer import ProductQuantizer
 from pgkmeans_sk.quantizer_parameters import check_parameters
 from pgkmeans_sk.validation import InvalidParameterError, check_choice, check_integer
 
+__all__ = ["Rule", "Spec", "TensorSettings"]
+
 IMPORTANCES = ("block", "column")
 
 
@@ -45,6 +47,13 @@ class TensorSettings:
     ------
     InvalidParameterError
         If a value is none that is accepted.
+
+    Examples
+    --------
+    >>> from pgkmeans_sk.spec import Spec, TensorSettings
+    >>> spec = Spec(TensorSettings(block_size=4))
+    >>> spec.settings_for("any.weight").block_size
+    4
     """
 
     block_size: int = 8
@@ -122,6 +131,15 @@ class Rule:
     ------
     ValueError
         If the pattern, a name or a value is none that is accepted.
+
+    Examples
+    --------
+    >>> from pgkmeans_sk.spec import Rule, Spec
+    >>> rule = Rule(match="encoder.*", settings={"n_codes": 64})
+    >>> rule.fits("encoder.0.weight"), rule.fits("head.weight")
+    (True, False)
+    >>> Spec(rules=(rule,)).settings_for("encoder.0.weight").n_codes
+    64
     """
 
     match: str | None = None

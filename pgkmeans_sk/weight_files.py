@@ -76,6 +76,22 @@ def compress_file(
         If a file cannot be read or written.
     ImportError
         If the library safetensors is absent.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from pgkmeans_sk import compress_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> W = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+    >>> save_file({"weight": W, "bias": W[0]}, folder / "model.safetensors")
+    >>> report = compress_file(folder / "model.safetensors", folder / "small.safetensors")
+    >>> [tensor.name for tensor in report.compressed], [tensor.name for tensor in report.carried]
+    (['weight'], ['bias'])
+    >>> report.n_bytes == (folder / "small.safetensors").stat().st_size
+    True
     """
     begin = time.perf_counter()
     spec = Spec.of(spec)
@@ -158,6 +174,21 @@ def decompress_file(
         If a file cannot be read or written.
     ImportError
         If the library safetensors is absent.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from pgkmeans_sk import compress_file, decompress_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> W = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+    >>> save_file({"weight": W, "bias": W[0]}, folder / "model.safetensors")
+    >>> report = compress_file(folder / "model.safetensors", folder / "small.safetensors")
+    >>> report = decompress_file(folder / "small.safetensors", folder / "again.safetensors")
+    >>> (folder / "again.safetensors").stat().st_size == report.original_bytes
+    True
     """
     begin = time.perf_counter()
     with open_tensors(source) as file:
@@ -204,6 +235,20 @@ def describe_file(path: str | PathLike[str], *, progress: Progress | None = None
         If it cannot be read.
     ImportError
         If the library safetensors is absent.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from pgkmeans_sk import describe_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> W = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+    >>> save_file({"weight": W, "bias": W[0]}, folder / "model.safetensors")
+    >>> report = describe_file(folder / "model.safetensors")
+    >>> report.is_compressed, report.n_values
+    (False, 32832)
     """
     with TensorFile(path) as plain:
         if not is_compressed(plain):

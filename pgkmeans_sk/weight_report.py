@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
 
+__all__ = ["FileReport", "TensorReport"]
+
 UNKNOWN_REASON = "carried when the file was made"
 """A file of codes does not say why a tensor was carried."""
 
@@ -46,6 +48,20 @@ class TensorReport:
         Why it was carried as it is; None if it was compressed.
     codebooks_of : str or None
         The tensor whose codebooks it uses; None if it has its own or none.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from pgkmeans_sk import describe_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> W = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+    >>> save_file({"weight": W, "bias": W[0]}, folder / "model.safetensors")
+    >>> report = describe_file(folder / "model.safetensors")
+    >>> {tensor.name: tensor.shape for tensor in report.tensors}
+    {'bias': (64,), 'weight': (512, 64)}
     """
 
     name: str
@@ -105,6 +121,20 @@ class FileReport:
         Rules of the spec that fit no tensor.
     seconds : float or None
         That all of it took.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from pgkmeans_sk import compress_file
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> W = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+    >>> save_file({"weight": W, "bias": W[0]}, folder / "model.safetensors")
+    >>> report = compress_file(folder / "model.safetensors", folder / "small.safetensors")
+    >>> f"{report.original_bytes / report.n_bytes:.1f} times smaller"
+    '...times smaller'
     """
 
     path: str

@@ -12,7 +12,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pgkmeans_sk"
 
 # Lowest first. A module may import what is lower than itself, or beside it in its own folder.
 LEVELS = (
-    ("kernels/*.py", "results.py", "validation.py", "threads.py", "callbacks.py", "verbosity.py"),
+    (
+        "kernels/*.py",
+        "results.py",
+        "validation.py",
+        "threads.py",
+        "callbacks.py",
+        "inertia_monitor.py",
+        "verbosity.py",
+    ),
     ("engines/protocol.py",),  # apart from the engines: it stands on results.py alone
     ("engines/*.py", "codes/*.py"),
     ("pipeline/*.py",),
@@ -30,7 +38,7 @@ LEVELS = (
     ("weight_report.py", "weight_plan.py", "weight_files.py"),
     ("nn/*.py",),
     ("interop/*.py",),
-    ("displays.py",),
+    ("displays/*.py",),
     ("__init__.py",),
     ("cli/*.py",),  # a user of the package, as anybody outside it
     ("__main__.py",),
@@ -49,7 +57,7 @@ HOMES = {
     **dict.fromkeys(("faiss", "nanopq", "transformers"), ("interop/*.py",)),
     "torch": ("engines/torch_device.py", "nn/*.py"),
     "safetensors": ("codes/tensor_file.py",),
-    "matplotlib": ("displays.py",),
+    "matplotlib": ("displays/*.py",),
 }
 
 

@@ -59,7 +59,8 @@ def cluster(
         if path is not None:
             check_kind(path, kinds)
             options.check_target(path, force, data)
-    rows = read_rows(data, dtype=dtype, columns=columns, select=select or (), header=header)
+    with spinner(f"Reading {data}"):
+        rows = read_rows(data, dtype=dtype, columns=columns, select=select or (), header=header)
     kmeans = PGKMeans(
         n_clusters,
         init=init,

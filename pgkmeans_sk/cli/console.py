@@ -96,8 +96,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None] | None]:
         task = progress.add_task(" " * NAME_WIDTH, total=None)
 
         def tell(name: str, done: int, total: int) -> None:
-            # A rich markup tag in a name would be obeyed.
-            text = f"{shortened(name, NAME_WIDTH):<{NAME_WIDTH}}".replace("[", r"\[")
+            text = _without_markup(f"{shortened(name, NAME_WIDTH):<{NAME_WIDTH}}")
             progress.update(task, description=text, completed=done, total=total)
 
         yield tell
@@ -111,5 +110,10 @@ def spinner(text: str) -> Iterator[Callable[[str], None]]:
     with Progress(
         *columns, console=target, transient=True, disable=not target.is_terminal
     ) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda message: progress.update(task, description=message.replace("[", r"\["))
+        task = progress.add_task(_without_markup(text), total=None)
+        yield lambda message: progress.update(task, description=_without_markup(message))
+
+
+def _without_markup(text: str) -> str:
+    """Text that may hold a name: a rich markup tag in it would be obeyed."""
+    return printable(text).replace("[", r"\[")

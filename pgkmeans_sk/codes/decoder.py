@@ -12,6 +12,8 @@ from pgkmeans_sk.codes.lookup import decode_blocks
 from pgkmeans_sk.codes.rotation import Rotation
 from pgkmeans_sk.codes.tensor_dtypes import work_dtype
 
+__all__ = ["Decoder"]
+
 N_SCALE_CODES = 256
 """Codes for the size of a row: one byte."""
 
@@ -45,6 +47,16 @@ class Decoder:
         A factor for each column, after the rotation is undone.
     rotation : Rotation or None
         What rows were rotated by before they were cut into blocks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import ProductQuantizer
+    >>> X = np.random.default_rng(0).normal(size=(500, 8))
+    >>> pq = ProductQuantizer(4, 16, random_state=0).fit(X)
+    >>> rows = pq.decoder_.decode(pq.transform(X))
+    >>> bool((rows == pq.inverse_transform(pq.transform(X))).all())
+    True
     """
 
     codebooks: NDArray[np.floating]

@@ -15,6 +15,8 @@ from pgkmeans_sk.codes.packing import MAX_BITS, Codes, code_bits, pack, unpack
 from pgkmeans_sk.codes.tensor_dtypes import NUMPY_NAMES, dtype_name, work_dtype
 from pgkmeans_sk.validation import check_integer_between
 
+__all__ = ["LevelMatrix"]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LevelMatrix:

@@ -36,6 +36,18 @@ class CompressedMatrix:
     entropy : float
         Shannon entropy of the blocks' codes, in bits per code, averaged over the columns of codes
         (or of all codes, if blocks share a codebook): what an entropy coder could reach at best.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import ProductQuantizer
+    >>> W = np.random.default_rng(0).normal(size=(512, 64)).astype(np.float32)
+    >>> small = ProductQuantizer(8, 16, codebook="shared", random_state=0).compress(W)
+    >>> small.shape, small.nbytes, small.code_bits
+    ((512, 64), 2560, 4)
+    >>> sq_distances, rows = small.topk(W[:1], k=3)
+    >>> rows.shape
+    (1, 3)
     """
 
     decoder: Decoder

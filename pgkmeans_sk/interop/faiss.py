@@ -16,6 +16,8 @@ from pgkmeans_sk.interop.plain import plain_codebooks, quantizer_of
 from pgkmeans_sk.product_quantizer import ProductQuantizer
 from pgkmeans_sk.quantizer_parameters import check_codes
 
+__all__ = ["from_faiss", "from_index", "to_faiss", "to_index"]
+
 CODES_AT_ONCE = 2**20
 """Codes that are packed at a time where rows of faiss end within a byte."""
 
@@ -73,6 +75,17 @@ def from_faiss(theirs: Any) -> ProductQuantizer:
     -------
     pq : ProductQuantizer
         Fitted, with a codebook for each block.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import ProductQuantizer
+    >>> from pgkmeans_sk.interop.faiss import from_faiss, to_faiss
+    >>> X = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> pq = ProductQuantizer(4, 16, random_state=0).fit(X)
+    >>> again = from_faiss(to_faiss(pq))
+    >>> bool((again.transform(X) == pq.transform(X)).all())
+    True
     """
     import faiss
 
@@ -94,6 +107,18 @@ def to_index(pq: ProductQuantizer, codes: Any) -> Any:
     -------
     faiss.IndexPQ
         Its ``search`` finds what ``pq.topk`` finds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import ProductQuantizer
+    >>> from pgkmeans_sk.interop.faiss import to_index
+    >>> X = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> pq = ProductQuantizer(4, 16, random_state=0).fit(X)
+    >>> index = to_index(pq, pq.transform(X))
+    >>> sq_distances, rows = index.search(X[:2], 3)
+    >>> rows.shape
+    (2, 3)
     """
     import faiss
 
@@ -119,6 +144,17 @@ def from_index(index: Any) -> tuple[ProductQuantizer, NDArray[Any]]:
         Fitted.
     codes : ndarray of shape (n_samples, n_blocks), uint8 or uint16
         Of the rows in the index.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import ProductQuantizer
+    >>> from pgkmeans_sk.interop.faiss import from_index, to_index
+    >>> X = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> pq = ProductQuantizer(4, 16, random_state=0).fit(X)
+    >>> again, codes = from_index(to_index(pq, pq.transform(X)))
+    >>> bool((codes == pq.transform(X)).all())
+    True
     """
     import faiss
 

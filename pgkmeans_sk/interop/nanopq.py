@@ -9,6 +9,8 @@ import numpy as np
 from pgkmeans_sk.interop.plain import plain_codebooks, quantizer_of
 from pgkmeans_sk.product_quantizer import ProductQuantizer
 
+__all__ = ["from_nanopq", "to_nanopq"]
+
 
 def to_nanopq(pq: ProductQuantizer) -> Any:
     """The same quantizer in nanopq.
@@ -27,6 +29,16 @@ def to_nanopq(pq: ProductQuantizer) -> Any:
     ------
     ValueError
         If nanopq cannot have such a quantizer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import ProductQuantizer
+    >>> from pgkmeans_sk.interop.nanopq import to_nanopq
+    >>> X = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> pq = ProductQuantizer(4, 16, random_state=0).fit(X)
+    >>> bool((to_nanopq(pq).encode(X) == pq.transform(X)).all())
+    True
     """
     import nanopq
 
@@ -54,6 +66,17 @@ def from_nanopq(theirs: Any) -> ProductQuantizer:
     ------
     ValueError
         If it is not trained, or made for another metric.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pgkmeans_sk import ProductQuantizer
+    >>> from pgkmeans_sk.interop.nanopq import from_nanopq, to_nanopq
+    >>> X = np.random.default_rng(0).normal(size=(500, 16)).astype(np.float32)
+    >>> pq = ProductQuantizer(4, 16, random_state=0).fit(X)
+    >>> again = from_nanopq(to_nanopq(pq))
+    >>> bool((again.transform(X) == pq.transform(X)).all())
+    True
     """
     if theirs.codewords is None:
         raise ValueError("Got a nanopq.PQ without code words, but expected a trained one.")

@@ -12,6 +12,8 @@ from pgkmeans_sk.nn.iterative_pq import IterativePQ
 from pgkmeans_sk.nn.stage import Stage
 from pgkmeans_sk.validation import check_integer
 
+__all__ = ["PGKMeansCallback"]
+
 
 class PGKMeansCallback(TrainerCallback):
     """Compresses the next group of layers whenever a stage's share of the training is over.

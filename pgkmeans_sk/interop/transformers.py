@@ -29,6 +29,8 @@ from pgkmeans_sk.nn.state import compressed_state
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import check_choice
 
+__all__ = ["PGKMeansConfig", "prepare_for_saving"]
+
 METHOD = "pgkmeans"
 """The ``quant_method`` in a model's config.json."""
 
@@ -54,6 +56,13 @@ class PGKMeansConfig(QuantizationConfigMixin):
     ------
     ValueError, TypeError
         If a parameter is none that is accepted.
+
+    Examples
+    --------
+    >>> from pgkmeans_sk.interop.transformers import PGKMeansConfig
+    >>> config = PGKMeansConfig({"defaults": {"block_size": 4}})
+    >>> config.to_dict()["quant_method"]
+    'pgkmeans'
     """
 
     def __init__(

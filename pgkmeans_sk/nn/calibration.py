@@ -40,7 +40,12 @@ class Calibration(Mapping[str, Record]):
 
     Examples
     --------
-    See ``calibrate``.
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> model = torch.nn.Linear(8, 4)
+    >>> calibration = nn.calibrate(model, [torch.randn(100, 8)])
+    >>> list(calibration), calibration.block_metric("weight", block_size=4).shape
+    (['weight'], (4, 4))
     """
 
     def __init__(

@@ -156,6 +156,20 @@ def load(
 
     *Precision.* Codebooks have the dtype of the model, as ``compress_model`` makes them; those of a
     model in bfloat16 are rounded to it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> path = Path(tempfile.mkdtemp()) / "small.safetensors"
+    >>> model = torch.nn.Linear(64, 512)
+    >>> report = nn.compress_model(model)
+    >>> saved = nn.save(model, path)
+    >>> again = nn.load(torch.nn.Linear(64, 512), path)
+    >>> torch.equal(again.weight, model.weight)
+    True
     """
     _check_model(model)
     check_choice("gradient", gradient, GRADIENTS)

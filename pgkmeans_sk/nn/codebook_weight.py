@@ -64,6 +64,16 @@ class CodebookWeight(StoredWeight):
     ----------
     Stock et al. 2019, "And the bit goes down", arXiv:1907.05686, section 3.3, where a code word's
     gradient is the mean over its blocks.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> model = torch.nn.Linear(64, 512)
+    >>> report = nn.compress_model(model)
+    >>> (codes_and_words,) = model.parametrizations.weight
+    >>> type(codes_and_words).__name__, model.parametrizations.weight.original.shape
+    ('CodebookWeight', torch.Size([1, 1, 256, 8]))
     """
 
     original_is_codebook = True

@@ -59,6 +59,15 @@ class DiffQWeight(StoredWeight):
     ----------
     logits : Parameter of shape (n_groups,)
         ``bits = min_bits + sigmoid(logits) * (max_bits - min_bits)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> model = nn.diffq(torch.nn.Linear(64, 32))
+    >>> (learned,) = model.parametrizations.weight
+    >>> type(learned).__name__, tuple(model.weight.shape)
+    ('DiffQWeight', (32, 64))
     """
 
     logits: nn.Parameter

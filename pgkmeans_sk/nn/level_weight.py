@@ -45,6 +45,19 @@ class LevelWeight(StoredWeight):
         the gradient passed straight through.
     relative_error : float
         As of ``LevelMatrix``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> path = Path(tempfile.mkdtemp()) / "small.safetensors"
+    >>> model = nn.diffq(torch.nn.Linear(64, 32)).eval()
+    >>> saved = nn.save(model, path)
+    >>> again = nn.load(torch.nn.Linear(64, 32), path)
+    >>> type(again.parametrizations.weight[0]).__name__, torch.equal(again.weight, model.weight)
+    ('LevelWeight', True)
     """
 
     codes: Tensor

@@ -40,6 +40,17 @@ class ModelReport(FileReport):
         Size of a safetensors file of the plain tensors.
     tensors, seconds and all others
         As of ``FileReport``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.Linear(512, 64))
+    >>> report = nn.compress_model(model)
+    >>> [tensor.name for tensor in report.compressed]
+    ['0.weight', '1.weight']
+    >>> print(str(report).splitlines()[0].split())
+    ['tensor', 'shape', 'bytes', 'bits/w', 'error', 'unused', 's']
     """
 
     def to_frame(self) -> Any:

@@ -36,6 +36,18 @@ class Stage:
         way to a codebook that several weights share.
     retired : tuple of Parameter
         Those that gave way.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from pgkmeans_sk import nn
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    >>> spec = {"defaults": {"n_codes": 16}}
+    >>> for stage in nn.IterativePQ(model, spec, groups=["0.*", "1.*"]):
+    ...     optimizer = torch.optim.SGD(stage.parameters(), lr=0.1)  # and train
+    ...     print([tensor.name for tensor in stage.report.compressed])
+    ['0.weight']
+    ['0.weight', '1.weight']
     """
 
     number: int
