@@ -1,6 +1,7 @@
 """What has to be settled before the first test module is imported: the kernel cache, hypothesis."""
 
 import os
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -57,10 +58,23 @@ def engine(request):
     from pgkmeans_sk.engines import open_engine
 
     if request.param == "numba":
-        return lambda X, sample_weight=None: open_engine("numba", X, sample_weight)
+        yield lambda X, sample_weight=None: open_engine("numba", X, sample_weight)
+        return
     import torch
 
     from pgkmeans_sk.engines.torch_device import open_device_engine
 
     place = torch.device("cuda" if request.param == "torch-cuda" else "cpu")
-    return lambda X, sample_weight=None: open_device_engine(X, sample_weight, place)
+    with one_thread():
+        yield lambda X, sample_weight=None: open_device_engine(X, sample_weight, place)
+
+
+@contextmanager
+def one_thread():
+    """PyTorch on one thread: on small tensors, several wait for each other most of the time."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

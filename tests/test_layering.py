@@ -19,6 +19,7 @@ LEVELS = (
     ("pipeline/*.py",),
     ("quantization/*.py",),
     (
+        "arrays.py",
         "kmeans.py",
         "feedback.py",
         "fitted.py",

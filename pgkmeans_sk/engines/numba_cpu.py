@@ -359,9 +359,7 @@ class NumbaEngine:
         return NumbaEngine(np.asarray(rows, dtype=self.dtype), None)
 
     def merge_rows(self, radius: float) -> tuple[NumbaEngine, float]:
-        merged = merge_close_rows(
-            self._X, self._points, self._weights, self._weight_step, radius
-        )
+        merged = merge_close_rows(self._X, self._points, self._weights, self._weight_step, radius)
         if merged is None:
             return self, 0.0
         rows, weights, lost = merged

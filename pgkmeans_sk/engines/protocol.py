@@ -2,8 +2,8 @@
 
 An engine holds the rows and everything else of length n: labels, weights, tree membership. The
 pipeline sees NumPy arrays of length K only. What is reported of length n (``labels``, ``nearest``,
-``distances``) lives where the user's rows do. All engines give the same labels: the nearest centre by
-squared distances summed in float64 in the order of the features, ties to the lowest index.
+``distances``) lives where the user's rows do. All engines give the same labels: the nearest centre
+by squared distances summed in float64 in the order of the features, ties to the lowest index.
 
 To add an engine, implement this protocol in a file of its own and add a row to the table in
 ``engines/__init__.py``.
@@ -51,7 +51,7 @@ class Engine(Protocol):
         """Labels (n,) int32 of the last ``assign``, where the user's rows are; a copy."""
 
     def like_rows(self, values: NDArray[Any]) -> Any:
-        """``values``, of length K, as the user's rows are: an array, or a tensor on their device."""
+        """``values``, of length K, as the user's rows are: an array, or a tensor where they are."""
 
     @property
     def total_weight(self) -> float:

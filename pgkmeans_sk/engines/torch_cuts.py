@@ -34,11 +34,10 @@ def cut_by_weight(
     ends: torch.Tensor,
     fractions: torch.Tensor,
 ) -> torch.Tensor:
-    """Thresholds (P,) between two different keys, so that the weight left of them is nearest to a
-    share of the node's.
+    """Thresholds (P,) at which the weight that goes left is nearest to a share of the node's.
 
-    Of two cuts equally near it is the one with less weight. Where all keys of a node are equal the
-    threshold is that key, and all members go left.
+    They lie between two different keys. Of two cuts equally near it is the one with less weight.
+    Where all keys of a node are equal the threshold is that key, and all members go left.
 
     Parameters
     ----------

@@ -143,8 +143,8 @@ class TorchEngine:
             totals += sums_of_runs(values, ends_of_runs(labels, n_clusters))
         sums, (sq_errors, sizes) = totals[:, :d], totals[:, d:].T
         centroids = exact + sums / torch.where(sizes > 0.0, sizes, float("nan"))[:, None]
-        found = (part.cpu().numpy().copy() for part in (centroids, sizes, sq_errors))
-        return Assignment(*found, n_changed)
+        parts = [part.cpu().numpy().copy() for part in (centroids, sizes, sq_errors)]
+        return Assignment(parts[0], parts[1], parts[2], n_changed)
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
         if self._gaps is not None and np.array_equal(self._gaps[0], centers):

@@ -5,8 +5,11 @@ For equal weights they are those that the engine for NumPy arrays draws, too.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.torch_memory import block_rows, blocks
 
@@ -20,8 +23,7 @@ def draw_numbers(
     """Numbers of up to ``n_rows`` rows of positive weight, without replacement, by weight."""
     device = X.device
     if weights is None:
-        drawn = rng.choice(len(X), min(n_rows, len(X)), replace=False)
-        return torch.from_numpy(drawn).to(device)
+        return torch.from_numpy(rng.choice(len(X), min(n_rows, len(X)), replace=False)).to(device)
     candidates = weights.nonzero().squeeze(1)
     own = weights[candidates]
     n_drawn = min(n_rows, len(candidates))
@@ -48,7 +50,7 @@ class Lottery:
         """Sum of the chances."""
         return float(self._ends[-1])
 
-    def at(self, places: np.ndarray) -> np.ndarray:
+    def at(self, places: NDArray[Any]) -> NDArray[Any]:
         """The numbers (m,) in whose share of the running sum the ``places`` (m,) lie."""
         of_block = np.searchsorted(self._ends, places, side="right")
         of_block = np.minimum(of_block, len(self._ends) - 1)
@@ -56,7 +58,8 @@ class Lottery:
         running = np.cumsum(self._blocks[chosen].cpu().numpy(), axis=1)
         before = np.where(of_block > 0, self._ends[of_block - 1], 0.0)
         within = (running <= (places - before)[:, np.newaxis]).sum(axis=1)
-        return np.minimum(of_block * BLOCK + np.minimum(within, BLOCK - 1), self._n - 1)
+        numbers = of_block * BLOCK + np.minimum(within, BLOCK - 1)
+        return np.asarray(np.minimum(numbers, self._n - 1))
 
 
 def draw_kmeans_plusplus(
@@ -89,7 +92,7 @@ def draw_kmeans_plusplus(
     return torch.tensor(chosen, device=X.device)
 
 
-def _with_chance(numbers: np.ndarray, chances: torch.Tensor, otherwise: int) -> np.ndarray:
+def _with_chance(numbers: NDArray[Any], chances: torch.Tensor, otherwise: int) -> NDArray[Any]:
     """``numbers`` (m,), where rounding has hit one without a chance replaced by one that has."""
     has_chance = chances[torch.from_numpy(numbers).to(chances.device)].cpu().numpy() > 0.0
     if has_chance.all():

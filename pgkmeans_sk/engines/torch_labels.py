@@ -4,9 +4,9 @@ A label is the number of the centre with the least ``D(x, c) = sum_t (x_t - c_t)
 float64 in the order of the features; ties go to the lowest number. It depends on the row and on the
 centres alone, not on blocks, devices or what a matrix product happens to round.
 
-Products give ``|c|^2 - 2 x.c`` in the precision of the data, after both were moved near the origin,
-with an error below ``kappa (|x|^2 + |c|^2)``. With ``(1 - kappa) |c|^2`` in place of the first term,
-centre j cannot be nearer than the one with the least value l if its own value is above
+Products give ``|c|^2 - 2 x.c`` in the precision of the data, after both were moved near the
+origin, with an error below ``kappa (|x|^2 + |c|^2)``. With ``(1 - kappa) |c|^2`` in place of the
+first term, centre j cannot be nearer than the one with the least value l if its own value is above
 ``l + 2 kappa (|x|^2 + |c|^2)``, c being that least one's centre. Rows where more than one centre is
 left have ``D`` itself computed for those that are left.
 
@@ -32,7 +32,7 @@ _BFLOAT16_PARTS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
 
 @dataclass(frozen=True)
 class Products:
-    """How rows and centres are multiplied on a device: in one part, or in several with fewer bits."""
+    """How rows and centres are multiplied: in one part, or in several that have fewer bits."""
 
     pairs: tuple[tuple[int, int], ...] = ((0, 0),)
     n_bits: int = 24  # of the significand of a part
@@ -120,13 +120,13 @@ def label_rows(
     """Labels (n,) int32 of the rows ``X`` (n, d).
 
     ``gaps`` (n,) is given how much farther, in squared distance, the second nearest centre is:
-    up to the rounding of the products, and 0 if there is no second.
+    up to the rounding of the products; the largest number if there is no second.
     """
     n_centers = len(packed.exact)
     labels = torch.zeros(len(X), dtype=torch.int32, device=X.device)
     if n_centers == 1:
         if gaps is not None:
-            gaps.zero_()
+            gaps.fill_(torch.finfo(gaps.dtype).max)
         return labels
     doubtful = torch.empty(len(X), dtype=torch.bool, device=X.device)
     row_bytes = packed.starts.element_size() * (n_centers + 4 * len(packed.columns))
@@ -157,9 +157,7 @@ def _values(X: torch.Tensor, packed: PackedCenters) -> tuple[torch.Tensor, torch
     return torch.addmm(packed.starts, factors, packed.columns), sq_norms
 
 
-def _bound(
-    sq_norms: torch.Tensor, nearest: torch.Tensor, packed: PackedCenters
-) -> torch.Tensor:
+def _bound(sq_norms: torch.Tensor, nearest: torch.Tensor, packed: PackedCenters) -> torch.Tensor:
     """What a value may be above the least one, with its centre still the nearest, (b,)."""
     size = 2.0 * packed.kappa * (sq_norms + packed.norms[nearest]) + packed.smallest
     # Also where the squared norm itself is no number.

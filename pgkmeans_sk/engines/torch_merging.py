@@ -30,9 +30,9 @@ def merge_close_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, float] | None:
     """Means of the rows that share a cell of diagonal ``radius``; 0 merges equal rows only.
 
-    Returns the means (m, d), of positive weight, in the order in which their first rows stand; their
-    weights (m,), float64; and the weighted sum of squared distances of the rows to their means. None
-    instead if more than ``LARGEST_MERGED_SHARE`` of the rows would be left.
+    Returns the means (m, d), of positive weight, in the order in which their first rows stand;
+    their weights (m,), float64; and the weighted sum of squared distances of the rows to their
+    means. None instead if more than ``LARGEST_MERGED_SHARE`` of the rows would be left.
     """
     n_rows, n_features = X.shape
     inverse_side = math.sqrt(n_features) / radius if radius > 0.0 else 0.0

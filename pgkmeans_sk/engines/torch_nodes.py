@@ -58,8 +58,9 @@ class Members:
 
     def places(self) -> torch.Tensor:
         """How many members of its node stand before each one, (m,)."""
-        return torch.arange(len(self.rows), device=self._X.device) - (
-            (self.ends - self.counts)[self.node]
+        return (
+            torch.arange(len(self.rows), device=self._X.device)
+            - ((self.ends - self.counts)[self.node])
         )
 
     def only(self, chosen: torch.Tensor) -> Members:
@@ -121,11 +122,9 @@ class Members:
         return self._X[self.rows[places]].to(torch.float64)
 
     def poles(self, means: torch.Tensor) -> torch.Tensor:
-        """The member (P, d) farthest from the mean, the one of lowest number if there are several."""
+        """The member (P, d) farthest from the mean: of several, that of lowest number."""
         sq_dists = self.sq_distances(means)
-        largest = torch.full_like(means[:, 0], -1.0).scatter_reduce_(
-            0, self.node, sq_dists, "amax"
-        )
+        largest = torch.full_like(means[:, 0], -1.0).scatter_reduce_(0, self.node, sq_dists, "amax")
         is_farthest = sq_dists == largest[self.node]
         numbers = lowest_where(is_farthest, self.node, self.rows, self.n_nodes)
         return self._X[numbers.clamp_(max=len(self._X) - 1)].to(torch.float64)
@@ -288,7 +287,7 @@ class TorchNodes:
 def _two_means(
     members: Members, is_left: torch.Tensor, moves: torch.Tensor, n_steps: int
 ) -> torch.Tensor:
-    """``is_left`` (m,) after Lloyd's steps with two centres, in the nodes (P,) that it ``moves``."""
+    """``is_left`` (m,) after Lloyd's steps with two centres in the nodes where ``moves`` (P,)."""
     for _ in range(n_steps):
         left, right = members.halves(is_left)
         directions = right - left

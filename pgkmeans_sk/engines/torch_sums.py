@@ -22,9 +22,7 @@ def sums_of_runs(values: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     n_rows, n_runs = len(values), len(ends)
     starts = torch.arange(0, n_rows, PIECE, device=values.device)
     bounds = torch.sort(torch.cat([starts, ends])).values
-    pieces = torch.segment_reduce(
-        values, "sum", offsets=bounds, axis=0, initial=0.0, unsafe=True
-    )
+    pieces = torch.segment_reduce(values, "sum", offsets=bounds, axis=0, initial=0.0, unsafe=True)
     # Pieces that begin where a run ends belong to the next; empty ones at the very end add nothing.
     of_run = torch.searchsorted(ends, bounds[:-1], right=True)
     runs = torch.arange(n_runs, device=values.device)
