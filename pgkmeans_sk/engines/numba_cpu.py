@@ -337,12 +337,16 @@ class NumbaEngine:
 
     # ---------------------------------------------------------------- fewer rows
 
+    def _over(self, X: Any, sample_weight: NDArray[np.float64] | None) -> NumbaEngine:
+        """An engine of the same kind over other rows."""
+        return NumbaEngine(X, sample_weight)
+
     def sample(self, n_rows: int, rng: np.random.RandomState) -> NumbaEngine:
         weights = self._sample_weight
         candidates = self.n_rows if weights is None else np.flatnonzero(weights > 0)
         size = min(n_rows, candidates if weights is None else len(candidates))
         numbers = np.sort(rng.choice(candidates, size, replace=False))
-        return NumbaEngine(self._X[numbers], None if weights is None else weights[numbers])
+        return self._over(self._X[numbers], None if weights is None else weights[numbers])
 
     def extended(self, rows: NDArray[np.floating]) -> NumbaEngine:
         added: Any = np.asarray(rows, dtype=self.dtype)
@@ -353,14 +357,14 @@ class NumbaEngine:
         weights = self._sample_weight
         if weights is not None:
             weights = np.concatenate([weights, np.full(len(rows), weights[weights > 0].mean())])
-        return NumbaEngine(X, weights)
+        return self._over(X, weights)
 
     def of_rows(self, rows: NDArray[np.floating]) -> NumbaEngine:
-        return NumbaEngine(np.asarray(rows, dtype=self.dtype), None)
+        return self._over(np.asarray(rows, dtype=self.dtype), None)
 
     def merge_rows(self, radius: float) -> tuple[NumbaEngine, float]:
         merged = merge_close_rows(self._X, self._points, self._weights, self._weight_step, radius)
         if merged is None:
             return self, 0.0
         rows, weights, lost = merged
-        return NumbaEngine(rows, weights), lost
+        return self._over(rows, weights), lost

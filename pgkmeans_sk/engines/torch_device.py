@@ -60,7 +60,7 @@ def open_device_engine(
     if directions:
         rows = to_directions(rows)
     weights = None if sample_weight is None else to_tensor(sample_weight, place)
-    return TorchEngine(rows, weights, user_data=X)
+    return TorchEngine(rows, weights, user_data=X, like=X)
 
 
 class TorchEngine:
@@ -76,10 +76,15 @@ class TorchEngine:
     limits_sizes = False
 
     def __init__(
-        self, X: torch.Tensor, weights: torch.Tensor | None, user_data: Any = None
+        self,
+        X: torch.Tensor,
+        weights: torch.Tensor | None,
+        user_data: Any = None,
+        like: Any = None,
     ) -> None:
         self._X, self._weights = X, weights
-        self.user_data = X if user_data is None else user_data
+        self._user_data = user_data
+        self._like = X if like is None else like
         self.n_rows, self.n_features = X.shape
         self.dtype = numpy_dtype(X.dtype)
         self._nodes = TorchNodes(X, weights)
@@ -91,11 +96,17 @@ class TorchEngine:
         return f"torch-{self._X.device}"
 
     @property
+    def user_data(self) -> Any:
+        if self._user_data is None:  # rows of our own making, for whoever chooses centres
+            self._user_data = as_user(self._X, self._like)
+        return self._user_data
+
+    @property
     def labels(self) -> Any:
-        return as_user(self._labels.clone(), self.user_data)
+        return as_user(self._labels.clone(), self._like)
 
     def like_rows(self, values: NDArray[Any]) -> Any:
-        return as_user(torch.from_numpy(values), self.user_data)
+        return as_user(torch.from_numpy(values), self._like)
 
     @cached_property
     def _labels(self) -> torch.Tensor:
@@ -164,7 +175,7 @@ class TorchEngine:
 
     def nearest(self, centers: NDArray[np.floating]) -> Any:
         packed = pack_centers(self._on_device(centers), self._origin)
-        return as_user(label_rows(self._X, packed), self.user_data)
+        return as_user(label_rows(self._X, packed), self._like)
 
     def distances(self, centers: NDArray[np.floating]) -> Any:
         exact = self._on_device(centers)
@@ -176,7 +187,7 @@ class TorchEngine:
             found[start:stop] = torch.cdist(
                 rows, exact, compute_mode="donot_use_mm_for_euclid_dist"
             )
-        return as_user(found, self.user_data)
+        return as_user(found, self._like)
 
     @cached_property
     def total_weight(self) -> float:
@@ -289,16 +300,20 @@ class TorchEngine:
 
     # ---------------------------------------------------------------- fewer rows
 
+    def _over(self, X: torch.Tensor, weights: torch.Tensor | None) -> TorchEngine:
+        """An engine over other rows on the same device."""
+        return TorchEngine(X, weights, like=self._like)
+
     def sample(self, n_rows: int, rng: np.random.RandomState) -> TorchEngine:
         if self._has_weight is None:
             drawn = rng.choice(self.n_rows, min(n_rows, self.n_rows), replace=False)
             numbers = torch.from_numpy(np.sort(drawn)).to(self._X.device)
-            return TorchEngine(self._X[numbers], None)
+            return self._over(self._X[numbers], None)
         candidates = self._has_weight.nonzero().squeeze(1)
         drawn = rng.choice(len(candidates), min(n_rows, len(candidates)), replace=False)
         numbers = candidates[torch.from_numpy(np.sort(drawn)).to(self._X.device)]
         assert self._weights is not None
-        return TorchEngine(self._X[numbers], self._weights[numbers])
+        return self._over(self._X[numbers], self._weights[numbers])
 
     def extended(self, rows: NDArray[np.floating]) -> TorchEngine:
         dtype = reported_dtype(self._X.dtype)
@@ -307,15 +322,15 @@ class TorchEngine:
         if weights is not None:
             mean = weights[weights > 0].mean()
             weights = torch.cat([weights, mean.expand(len(rows))])
-        return TorchEngine(torch.cat([self._X.to(dtype), added]), weights)
+        return self._over(torch.cat([self._X.to(dtype), added]), weights)
 
     def of_rows(self, rows: NDArray[np.floating]) -> TorchEngine:
         tensor = torch.from_numpy(np.array(rows, dtype=self.dtype)).to(self._X.device)
-        return TorchEngine(tensor, None)
+        return self._over(tensor, None)
 
     def merge_rows(self, radius: float) -> tuple[TorchEngine, float]:
         merged = merge_close_rows(self._X, self._weights, radius)
         if merged is None:
             return self, 0.0
         rows, weights, lost = merged
-        return TorchEngine(rows, weights), lost
+        return self._over(rows, weights), lost

@@ -55,5 +55,8 @@ class TorchHostEngine(NumbaEngine):
     def nearest(self, centers: NDArray[np.floating]) -> Any:
         return self.like_rows(super().nearest(centers))
 
+    def _over(self, X: Any, sample_weight: NDArray[np.float64] | None) -> TorchHostEngine:
+        return TorchHostEngine(X, sample_weight, self.like_rows(X))
+
     def distances(self, centers: NDArray[np.floating]) -> Any:
         return self.like_rows(super().distances(centers))
