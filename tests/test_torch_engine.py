@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pgkmeans_sk import PGKMeans
 from pgkmeans_sk.pipeline import run
 from pgkmeans_sk.pipeline.settings import Settings
 from pgkmeans_sk.pipeline.starts import STARTS
@@ -13,9 +14,10 @@ from tests.test_nearest import assert_statistics
 
 torch = pytest.importorskip("torch")
 
-from pgkmeans_sk.engines import open_engine, torch_labels, torch_memory  # noqa: E402
+from pgkmeans_sk.engines import open_engine, torch_labels, torch_memory, torch_source  # noqa: E402
 from pgkmeans_sk.engines.torch_device import TorchEngine, open_device_engine  # noqa: E402
 from pgkmeans_sk.engines.torch_labels import products_on  # noqa: E402
+from pgkmeans_sk.engines.torch_source import ResidentRows, StreamedRows  # noqa: E402
 
 CPU = torch.device("cpu")
 DEVICES = [CPU, *([torch.device("cuda", 0)] if torch.cuda.is_available() else [])]
@@ -228,13 +230,92 @@ def test_sums_need_no_room_for_rows_times_centres():
     from torch.profiler import ProfilerActivity, profile
 
     X = torch.randn(20_000, 4)
-    opened = TorchEngine(X, None)
+    opened = TorchEngine(ResidentRows(X), None, X)
     centers = X[:512].numpy()
     opened.assign(centers)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         opened.assign(centers)
     largest = max(event.cpu_memory_usage for event in profiled.events())
     assert largest < 2 * torch_memory.HOST_BLOCK_BYTES  # all of it would be 41 MB
+
+
+# ------------------------------------------------------------------ rows that stay on the host
+
+
+def streamed(X, weights, device, directions=False):
+    """An engine whose rows come to the device chunk by chunk."""
+    rows = torch.from_numpy(X)
+    weights = None if weights is None else torch.from_numpy(weights).to(device)
+    return TorchEngine(StreamedRows(rows, device, directions), weights, X, X)
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    """Sums of 64 rows, and three of them in a chunk of three float32 features."""
+    monkeypatch.setattr(torch_memory, "MAX_SUM_ROWS", 64)
+    monkeypatch.setattr(torch_source, "CHUNK_BYTES", 3 * 64 * 12)
+
+
+@devices
+@pytest.mark.usefixtures("short_chunks")
+@pytest.mark.parametrize("n_rows", [1, 191, 192, 193, 2000])
+def test_chunks_cover_the_rows(device, n_rows):
+    X = np.random.default_rng(0).standard_normal((n_rows, 3)).astype(np.float32)
+    source = StreamedRows(torch.from_numpy(X), device)
+    parts = list(source.chunks(64))
+    np.testing.assert_array_equal(torch.cat([rows for *_, rows in parts]).cpu(), X)
+    assert [start for start, *_ in parts] == list(range(0, n_rows, 192))
+    assert [stop for _, stop, _ in parts] == [*range(192, n_rows, 192), n_rows]
+    numbers = torch.tensor([n_rows - 1, 0, 0], device=device)
+    np.testing.assert_array_equal(source.take(numbers).cpu(), X[[-1, 0, 0]])
+
+
+@devices
+@pytest.mark.usefixtures("short_chunks")
+@pytest.mark.parametrize("init", [*STARTS])
+@pytest.mark.parametrize("weighting", ["none", "some zero"])
+def test_streamed_rows_give_the_same_bits(device, init, weighting):
+    X = np.random.default_rng(5).standard_normal((500, 3)).astype(np.float32)
+    weights = reference.sample_weights(500)[weighting]
+    resident, other = open_device_engine(X, weights, device), streamed(X, weights, device)
+    expected, found = clustered(resident, init, 15), clustered(other, init, 15)
+    np.testing.assert_array_equal(found.centers, expected.centers)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    assert found.inertia == expected.inertia
+    np.testing.assert_array_equal(other.distances(found.centers), resident.distances(found.centers))
+    np.testing.assert_array_equal(
+        other.farthest_rows(found.centers, 9), resident.farthest_rows(found.centers, 9)
+    )
+    np.testing.assert_array_equal(
+        other.closest_rows(found.centers), resident.closest_rows(found.centers)
+    )
+    merged, merged_too = other.merge_rows(0.5), resident.merge_rows(0.5)
+    assert merged[1] == merged_too[1]
+    np.testing.assert_array_equal(merged[0].user_data, merged_too[0].user_data)
+    np.testing.assert_array_equal(
+        other.extended(X[:2]).nearest(found.centers),
+        resident.extended(X[:2]).nearest(found.centers),
+    )
+
+
+@devices
+@pytest.mark.usefixtures("short_chunks")
+def test_streamed_directions(device):
+    X = np.random.default_rng(6).standard_normal((700, 3)).astype(np.float32)
+    expected = clustered(open_device_engine(X, None, device, directions=True), "partition", 8)
+    found = clustered(streamed(X, None, device, directions=True), "partition", 8)
+    np.testing.assert_array_equal(found.centers, expected.centers)
+
+
+@pytest.mark.skipif(len(DEVICES) == 1, reason="needs a CUDA device")
+def test_rows_that_leave_too_little_room_are_streamed(monkeypatch, tmp_path):
+    X = np.random.default_rng(6).standard_normal((70_000, 3)).astype(np.float32)
+    np.save(tmp_path / "rows.npy", X)
+    expected = PGKMeans(9, device="cuda").fit(X)
+    monkeypatch.setattr(torch_source, "RESIDENT_SHARE", 0.0)
+    found = PGKMeans(9, device="cuda").fit(np.load(tmp_path / "rows.npy", mmap_mode="r"))
+    np.testing.assert_array_equal(found.labels_, expected.labels_)
+    np.testing.assert_array_equal(found.cluster_centers_, expected.cluster_centers_)
 
 
 # ------------------------------------------------------------------ what it refuses

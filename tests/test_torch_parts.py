@@ -22,6 +22,7 @@ from pgkmeans_sk.engines.torch_labels import (  # noqa: E402
 )
 from pgkmeans_sk.engines.torch_memory import blocks, sum_rows  # noqa: E402
 from pgkmeans_sk.engines.torch_rows import shared_tensor  # noqa: E402
+from pgkmeans_sk.engines.torch_source import ResidentRows  # noqa: E402
 
 # ------------------------------------------------------------------ sums
 
@@ -134,7 +135,7 @@ def test_kmeans_plusplus_draws_what_scikit_learn_draws(weighting):
     for seed in range(5):
         _, expected = kmeans_plusplus(X, 12, sample_weight=w, random_state=seed)
         found = draw_kmeans_plusplus(
-            torch.from_numpy(X),
+            ResidentRows(torch.from_numpy(X)),
             None if w is None else torch.from_numpy(w),
             12,
             np.random.RandomState(seed),
@@ -144,7 +145,7 @@ def test_kmeans_plusplus_draws_what_scikit_learn_draws(weighting):
 
 def test_kmeans_plusplus_on_fewer_distinct_rows():
     X = torch.tensor([[1.0], [1.0], [4.0], [4.0]])
-    drawn = draw_kmeans_plusplus(X, None, 4, np.random.RandomState(0))
+    drawn = draw_kmeans_plusplus(ResidentRows(X), None, 4, np.random.RandomState(0))
     assert set(X[drawn].ravel().tolist()) == {1.0, 4.0}
 
 

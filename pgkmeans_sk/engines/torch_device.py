@@ -7,6 +7,7 @@ PyTorch multiplies float32 with. Work goes to the current stream; no gradient is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -23,15 +24,16 @@ from pgkmeans_sk.engines.torch_memory import block_rows, blocks, sum_rows
 from pgkmeans_sk.engines.torch_merging import merge_close_rows
 from pgkmeans_sk.engines.torch_nodes import TorchNodes, clusters_of
 from pgkmeans_sk.engines.torch_rows import (
+    ORIGIN_ROWS,
     as_user,
     check_device,
     check_rows_are_dense,
     numpy_dtype,
     origin_of,
     reported_dtype,
-    to_directions,
     to_tensor,
 )
+from pgkmeans_sk.engines.torch_source import ResidentRows, RowSource, open_source
 from pgkmeans_sk.engines.torch_sums import ends_of_runs, lowest_where, row_sums, sums_of_runs
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
 
@@ -56,11 +58,8 @@ def open_device_engine(
     X: Any, sample_weight: Any, place: torch.device, directions: bool = False
 ) -> TorchEngine:
     """Open the engine that works with PyTorch operations, on the CPU, too."""
-    rows = to_tensor(X, place)
-    if directions:
-        rows = to_directions(rows)
-    weights = None if sample_weight is None else to_tensor(sample_weight, place)
-    return TorchEngine(rows, weights, user_data=X, like=X)
+    weights = None if sample_weight is None else to_tensor(sample_weight).to(place)
+    return TorchEngine(open_source(to_tensor(X), place, directions), weights, X, X)
 
 
 class TorchEngine:
@@ -77,28 +76,28 @@ class TorchEngine:
 
     def __init__(
         self,
-        X: torch.Tensor,
+        source: RowSource,
         weights: torch.Tensor | None,
+        like: Any,
         user_data: Any = None,
-        like: Any = None,
     ) -> None:
-        self._X, self._weights = X, weights
-        self._user_data = user_data
-        self._like = X if like is None else like
-        self.n_rows, self.n_features = X.shape
-        self.dtype = numpy_dtype(X.dtype)
-        self._nodes = TorchNodes(X, weights)
+        self._source, self._weights, self._device = source, weights, source.device
+        self._like, self._user_data = like, user_data
+        self._dtype = reported_dtype(source.dtype)  # of centres, as tensors
+        self.n_rows, self.n_features = source.shape
+        self.dtype = numpy_dtype(source.dtype)
+        self._nodes = TorchNodes(source, weights)
         # What a pass tells by the way: these centres, and how much farther the second nearest is.
         self._gaps: tuple[NDArray[np.floating], torch.Tensor] | None = None
 
     @property
     def name(self) -> str:
-        return f"torch-{self._X.device}"
+        return f"torch-{self._device}"
 
     @property
     def user_data(self) -> Any:
         if self._user_data is None:  # rows of our own making, for whoever chooses centres
-            self._user_data = as_user(self._X, self._like)
+            self._user_data = as_user(self._all_rows(), self._like)
         return self._user_data
 
     @property
@@ -110,11 +109,12 @@ class TorchEngine:
 
     @cached_property
     def _labels(self) -> torch.Tensor:
-        return torch.full((self.n_rows,), -1, dtype=torch.int32, device=self._X.device)
+        return torch.full((self.n_rows,), -1, dtype=torch.int32, device=self._device)
 
     @cached_property
     def _origin(self) -> torch.Tensor:
-        return origin_of(self._X)
+        step = 1 + (self.n_rows - 1) // ORIGIN_ROWS
+        return origin_of(self._source.take(torch.arange(0, self.n_rows, step, device=self._device)))
 
     @cached_property
     def _has_weight(self) -> torch.Tensor | None:
@@ -122,49 +122,78 @@ class TorchEngine:
 
     def _on_device(self, centers: NDArray[np.floating]) -> torch.Tensor:
         """Centres (K, d) as float64 on the device."""
-        return torch.from_numpy(np.array(centers, dtype=np.float64)).to(self._X.device)
+        return torch.from_numpy(np.array(centers, dtype=np.float64)).to(self._device)
 
     # ---------------------------------------------------------------- passes over all rows
 
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
         exact = self._on_device(centers)
-        gaps = torch.empty(self.n_rows, dtype=reported_dtype(self._X.dtype), device=self._X.device)
-        labels = label_rows(self._X, pack_centers(exact, self._origin), gaps)
-        n_changed = int((labels != self._labels).sum())
-        self._labels.copy_(labels)
+        packed = pack_centers(exact, self._origin)
+        gaps = torch.empty(self.n_rows, dtype=self._dtype, device=self._device)
+        totals, n_changed = self._new_totals(exact), 0
+        self._gaps = None
+        for start, stop, rows in self._source.chunks(sum_rows(self.n_features)):
+            labels = label_rows(rows, packed, gaps[start:stop])
+            n_changed += int((labels != self._labels[start:stop]).sum())
+            self._labels[start:stop] = labels
+            self._add_up(rows, start, exact, totals)
         self._gaps = np.array(centers), gaps
-        return self._assignment(exact, n_changed)
+        return self._assignment(exact, totals, n_changed)
 
     def measure(self, centers: NDArray[np.floating]) -> Assignment:
-        return self._assignment(self._on_device(centers), 0)
+        exact = self._on_device(centers)
+        totals = self._new_totals(exact)
+        for start, _, rows in self._source.chunks(sum_rows(self.n_features)):
+            self._add_up(rows, start, exact, totals)
+        return self._assignment(exact, totals, 0)
 
-    def _assignment(self, exact: torch.Tensor, n_changed: int) -> Assignment:
-        """What the labels mean for the clusters with ``exact`` centres (K, d)."""
+    def _new_totals(self, exact: torch.Tensor) -> torch.Tensor:
+        """Zeros (K, d + 2) for sums of errors, of their squares and of weights."""
         n_clusters, d = exact.shape
-        totals = torch.zeros((n_clusters, d + 2), dtype=torch.float64, device=exact.device)
-        for start, stop in blocks(self.n_rows, sum_rows(d)):
-            labels, order = torch.sort(self._labels[start:stop], stable=True)
-            rows = self._X[start:stop][order].to(torch.float64)
+        return torch.zeros((n_clusters, d + 2), dtype=torch.float64, device=self._device)
+
+    def _add_up(
+        self, rows: torch.Tensor, first: int, exact: torch.Tensor, totals: torch.Tensor
+    ) -> None:
+        """Add what a chunk of ``rows``, from number ``first`` on, means for its clusters."""
+        for start, stop in blocks(len(rows), sum_rows(self.n_features)):
+            block = slice(first + start, first + stop)
+            labels, order = torch.sort(self._labels[block], stable=True)
             # Relative to the centre: less rounding, and none in a cluster of rows equal to it.
-            errors = rows - exact[labels]
+            errors = rows[start:stop][order].to(torch.float64) - exact[labels]
             sq_errors = row_sums(errors.square())[:, None]
             values = torch.cat([errors, sq_errors, torch.ones_like(sq_errors)], dim=1)
             if self._weights is not None:
-                values *= self._weights[start:stop][order][:, None]
-            totals += sums_of_runs(values, ends_of_runs(labels, n_clusters))
+                values *= self._weights[block][order][:, None]
+            totals += sums_of_runs(values, ends_of_runs(labels, len(exact)))
+
+    def _assignment(self, exact: torch.Tensor, totals: torch.Tensor, n_changed: int) -> Assignment:
+        """What the ``totals`` (K, d + 2) tell of the clusters with ``exact`` centres (K, d)."""
+        d = self.n_features
         sums, (sq_errors, sizes) = totals[:, :d], totals[:, d:].T
         centroids = exact + sums / torch.where(sizes > 0.0, sizes, float("nan"))[:, None]
         parts = [part.cpu().numpy().copy() for part in (centroids, sizes, sq_errors)]
         return Assignment(parts[0], parts[1], parts[2], n_changed)
 
+    def _label_all(
+        self, centers: NDArray[np.floating], gaps: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Labels (n,) for ``centers``; those of ``assign`` are left as they are."""
+        packed = pack_centers(self._on_device(centers), self._origin)
+        labels = torch.empty(self.n_rows, dtype=torch.int32, device=self._device)
+        for start, stop, rows in self._source.chunks(1):
+            labels[start:stop] = label_rows(
+                rows, packed, None if gaps is None else gaps[start:stop]
+            )
+        return labels
+
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
         if self._gaps is not None and np.array_equal(self._gaps[0], centers):
             labels, gaps = self._labels, self._gaps[1]
         else:
-            gaps = torch.empty(self.n_rows, dtype=self._origin.dtype, device=self._X.device)
-            packed = pack_centers(self._on_device(centers), self._origin)
-            labels = label_rows(self._X, packed, gaps)
-        totals = torch.zeros((len(centers), 1), dtype=torch.float64, device=self._X.device)
+            gaps = torch.empty(self.n_rows, dtype=self._dtype, device=self._device)
+            labels = self._label_all(centers, gaps)
+        totals = torch.zeros((len(centers), 1), dtype=torch.float64, device=self._device)
         for start, stop in blocks(self.n_rows, sum_rows(1)):
             own, order = torch.sort(labels[start:stop], stable=True)
             values = gaps[start:stop][order].to(torch.float64)
@@ -174,19 +203,20 @@ class TorchEngine:
         return np.asarray(totals[:, 0].cpu().numpy())
 
     def nearest(self, centers: NDArray[np.floating]) -> Any:
-        packed = pack_centers(self._on_device(centers), self._origin)
-        return as_user(label_rows(self._X, packed), self._like)
+        return as_user(self._label_all(centers), self._like)
 
     def distances(self, centers: NDArray[np.floating]) -> Any:
         exact = self._on_device(centers)
-        dtype = reported_dtype(self._X.dtype)
-        found = torch.empty((self.n_rows, len(exact)), dtype=dtype, device=exact.device)
-        for start, stop in blocks(self.n_rows, block_rows(exact.device, 16 * len(exact))):
-            rows = self._X[start:stop].to(torch.float64)
-            # Differences, not products: a row that is a centre is at no distance from it.
-            found[start:stop] = torch.cdist(
-                rows, exact, compute_mode="donot_use_mm_for_euclid_dist"
-            )
+        place = self._like.device if isinstance(self._like, torch.Tensor) else "cpu"
+        found = torch.empty((self.n_rows, len(exact)), dtype=self._dtype, device=place)
+        row_bytes = 16 * len(exact) + 8 * self.n_features
+        for first, last, rows in self._source.chunks(1):
+            for start, stop in blocks(last - first, block_rows(self._device, row_bytes)):
+                block = rows[start:stop].to(torch.float64)
+                # Differences, not products: a row that is a centre is at no distance from it.
+                found[first + start : first + stop] = torch.cdist(
+                    block, exact, compute_mode="donot_use_mm_for_euclid_dist"
+                )
         return as_user(found, self._like)
 
     @cached_property
@@ -200,13 +230,14 @@ class TorchEngine:
     def _mean_variance(self) -> float:
         d = self.n_features
         origin = self._origin.to(torch.float64)
-        totals = torch.zeros(2 * d, dtype=torch.float64, device=self._X.device)
-        for start, stop in blocks(self.n_rows, sum_rows(2 * d)):
-            errors = self._X[start:stop].to(torch.float64) - origin
-            values = torch.cat([errors, errors.square()], dim=1)
-            if self._weights is not None:
-                values *= self._weights[start:stop][:, None]
-            totals += values.sum(dim=0)
+        totals = torch.zeros(2 * d, dtype=torch.float64, device=self._device)
+        for first, last, rows in self._source.chunks(sum_rows(2 * d)):
+            for start, stop in blocks(last - first, sum_rows(2 * d)):
+                errors = rows[start:stop].to(torch.float64) - origin
+                values = torch.cat([errors, errors.square()], dim=1)
+                if self._weights is not None:
+                    values *= self._weights[first + start : first + stop][:, None]
+                totals += values.sum(dim=0)
         mean, square = (totals / self.total_weight).view(2, d)
         return float((square - mean.square()).clamp_(min=0.0).mean())
 
@@ -219,7 +250,7 @@ class TorchEngine:
 
     def root(self) -> Nodes:
         if self._has_weight is None:
-            rows = torch.arange(self.n_rows, device=self._X.device)
+            rows = torch.arange(self.n_rows, device=self._device)
         else:
             rows = self._has_weight.nonzero().squeeze(1)
         return self._nodes.open(rows, np.array([len(rows)]))
@@ -234,17 +265,21 @@ class TorchEngine:
 
     def _rows(self, numbers: torch.Tensor) -> NDArray[np.floating]:
         """Copies of single rows, on the host."""
-        return self._X[numbers].to(reported_dtype(self._X.dtype)).cpu().numpy()
+        return self._source.take(numbers).to(self._dtype).cpu().numpy()
 
-    def _own_sq_errors(self, start: int, stop: int, exact: torch.Tensor) -> torch.Tensor:
-        """Squared distance (b,) of rows to their own centres."""
-        return sq_distances(self._X[start:stop], exact[self._labels[start:stop]])
+    def _own_sq_errors(self, exact: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Block by block: which rows, and their squared distances (b,) to their own centres."""
+        size = sum_rows(self.n_features)
+        for first, last, rows in self._source.chunks(size):
+            for start, stop in blocks(last - first, size):
+                block = slice(first + start, first + stop)
+                yield block, sq_distances(rows[start:stop], exact[self._labels[block]])
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:
         exact = self._on_device(centers)
-        errors = torch.empty(self.n_rows, dtype=torch.float64, device=self._X.device)
-        for start, stop in blocks(self.n_rows, sum_rows(self.n_features)):
-            errors[start:stop] = self._own_sq_errors(start, stop, exact)
+        errors = torch.empty(self.n_rows, dtype=torch.float64, device=self._device)
+        for block, own in self._own_sq_errors(exact):
+            errors[block] = own
         if self._weights is not None:
             errors[self._weights == 0] = 0.0
         numbers = torch.argsort(errors, descending=True, stable=True)[: int(errors.count_nonzero())]
@@ -263,12 +298,11 @@ class TorchEngine:
         device = exact.device
         least = torch.full((n_clusters,), float("inf"), dtype=torch.float64, device=device)
         numbers = torch.full((n_clusters,), 2**62, dtype=torch.int64, device=device)
-        for start, stop in blocks(self.n_rows, sum_rows(self.n_features)):
-            errors = self._own_sq_errors(start, stop, exact)
-            labels = self._labels[start:stop].to(torch.int64)
-            rows = torch.arange(start, stop, device=device)
+        for block, errors in self._own_sq_errors(exact):
+            labels = self._labels[block].to(torch.int64)
+            rows = torch.arange(block.start, block.stop, device=device)
             if self._has_weight is not None:
-                present = self._has_weight[start:stop]
+                present = self._has_weight[block]
                 errors, labels, rows = errors[present], labels[present], rows[present]
             found = torch.full_like(least, float("inf")).scatter_reduce_(0, labels, errors, "amin")
             is_found = errors == found[labels]
@@ -279,57 +313,60 @@ class TorchEngine:
         return self._rows(numbers[numbers < 2**62])
 
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
-        drawn = draw_numbers(self._X, self._weights, n_rows, rng)
+        drawn = draw_numbers(self._source, self._weights, n_rows, rng)
         # Too few rows: repeated, repaired later.
         return np.resize(self._rows(drawn), (n_rows, self.n_features))
 
     def draw_kmeans_plusplus(
         self, n_clusters: int, rng: np.random.RandomState
     ) -> NDArray[np.floating]:
-        return self._rows(draw_kmeans_plusplus(self._X, self._weights, n_clusters, rng))
+        return self._rows(draw_kmeans_plusplus(self._source, self._weights, n_clusters, rng))
 
     # ---------------------------------------------------------------- one column
 
     def line_optimum(self, n_clusters: int) -> FloatArray | None:
         if self.n_features != 1:
             return None
-        column = self._X[:, 0].to(reported_dtype(self._X.dtype)).cpu().numpy()
+        column = self._all_rows()[:, 0].cpu().numpy()
         weights = None if self._weights is None else self._weights.cpu().numpy()
         centers = optimal_centers(column, weights, n_clusters)
         return None if centers is None else centers[:, np.newaxis]
 
     # ---------------------------------------------------------------- fewer rows
 
+    def _all_rows(self) -> torch.Tensor:
+        """All rows on the device, in the precision of centres."""
+        return torch.cat([rows.to(self._dtype) for _, _, rows in self._source.chunks(1)])
+
     def _over(self, X: torch.Tensor, weights: torch.Tensor | None) -> TorchEngine:
         """An engine over other rows on the same device."""
-        return TorchEngine(X, weights, like=self._like)
+        return TorchEngine(ResidentRows(X), weights, self._like)
 
     def sample(self, n_rows: int, rng: np.random.RandomState) -> TorchEngine:
         if self._has_weight is None:
             drawn = rng.choice(self.n_rows, min(n_rows, self.n_rows), replace=False)
-            numbers = torch.from_numpy(np.sort(drawn)).to(self._X.device)
-            return self._over(self._X[numbers], None)
+            numbers = torch.from_numpy(np.sort(drawn)).to(self._device)
+            return self._over(self._source.take(numbers), None)
         candidates = self._has_weight.nonzero().squeeze(1)
         drawn = rng.choice(len(candidates), min(n_rows, len(candidates)), replace=False)
-        numbers = candidates[torch.from_numpy(np.sort(drawn)).to(self._X.device)]
+        numbers = candidates[torch.from_numpy(np.sort(drawn)).to(self._device)]
         assert self._weights is not None
-        return self._over(self._X[numbers], self._weights[numbers])
+        return self._over(self._source.take(numbers), self._weights[numbers])
 
     def extended(self, rows: NDArray[np.floating]) -> TorchEngine:
-        dtype = reported_dtype(self._X.dtype)
-        added = torch.from_numpy(np.array(rows, dtype=self.dtype)).to(self._X.device)
+        added = torch.from_numpy(np.array(rows, dtype=self.dtype)).to(self._device)
         weights = self._weights
         if weights is not None:
             mean = weights[weights > 0].mean()
             weights = torch.cat([weights, mean.expand(len(rows))])
-        return self._over(torch.cat([self._X.to(dtype), added]), weights)
+        return TorchEngine(self._source.followed_by(added), weights, self._like)
 
     def of_rows(self, rows: NDArray[np.floating]) -> TorchEngine:
-        tensor = torch.from_numpy(np.array(rows, dtype=self.dtype)).to(self._X.device)
+        tensor = torch.from_numpy(np.array(rows, dtype=self.dtype)).to(self._device)
         return self._over(tensor, None)
 
     def merge_rows(self, radius: float) -> tuple[TorchEngine, float]:
-        merged = merge_close_rows(self._X, self._weights, radius)
+        merged = merge_close_rows(self._source, self._weights, radius)
         if merged is None:
             return self, 0.0
         rows, weights, lost = merged

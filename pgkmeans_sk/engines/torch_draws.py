@@ -11,19 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pgkmeans_sk.engines.torch_memory import block_rows, blocks
+from pgkmeans_sk.engines.torch_memory import block_rows, blocks, sum_rows
+from pgkmeans_sk.engines.torch_source import RowSource
+from pgkmeans_sk.engines.torch_sums import row_sums
 
 BLOCK = 2**10
 """Numbers that are added up before the host looks at the sums."""
 
 
 def draw_numbers(
-    X: torch.Tensor, weights: torch.Tensor | None, n_rows: int, rng: np.random.RandomState
+    source: RowSource, weights: torch.Tensor | None, n_rows: int, rng: np.random.RandomState
 ) -> torch.Tensor:
     """Numbers of up to ``n_rows`` rows of positive weight, without replacement, by weight."""
-    device = X.device
+    device, n_all = source.device, source.shape[0]
     if weights is None:
-        return torch.from_numpy(rng.choice(len(X), min(n_rows, len(X)), replace=False)).to(device)
+        return torch.from_numpy(rng.choice(n_all, min(n_rows, n_all), replace=False)).to(device)
     candidates = weights.nonzero().squeeze(1)
     own = weights[candidates]
     n_drawn = min(n_rows, len(candidates))
@@ -63,7 +65,7 @@ class Lottery:
 
 
 def draw_kmeans_plusplus(
-    X: torch.Tensor,
+    source: RowSource,
     weights: torch.Tensor | None,
     n_clusters: int,
     rng: np.random.RandomState,
@@ -72,24 +74,24 @@ def draw_kmeans_plusplus(
 
     Each is the best of 2 + log K rows that are drawn in proportion to their share of the inertia.
     """
-    n_rows = len(X)
+    n_rows, device = source.shape[0], source.device
     n_trials = 2 + int(np.log(n_clusters))
-    w = weights if weights is not None else torch.ones(n_rows, dtype=torch.float64, device=X.device)
+    w = weights if weights is not None else torch.ones(n_rows, dtype=torch.float64, device=device)
     lottery = Lottery(w)
     first = lottery.at(np.array([rng.random_sample()]) * lottery.total)
     chosen = [int(_with_chance(first, w, 0)[0])]
-    least = torch.full((1, n_rows), float("inf"), dtype=torch.float64, device=X.device)
-    least = _least_sq_distances(X, X[chosen], least)[0]
+    least = torch.full((1, n_rows), float("inf"), dtype=torch.float64, device=device)
+    least = _least_sq_distances(source, torch.tensor(chosen, device=device), least)[0]
     for _ in range(1, n_clusters):
         lottery = Lottery(least * w)
         places = rng.uniform(size=n_trials) * lottery.total
         trials = _with_chance(lottery.at(places), least * w, chosen[0])
-        improved = _least_sq_distances(X, X[torch.from_numpy(trials).to(X.device)], least[None])
+        improved = _least_sq_distances(source, torch.from_numpy(trials).to(device), least[None])
         inertias = (improved * w).sum(dim=1).cpu().numpy()
         best = int(np.argmin(inertias))
         chosen.append(int(trials[best]))
         least = improved[best].clone()
-    return torch.tensor(chosen, device=X.device)
+    return torch.tensor(chosen, device=device)
 
 
 def _with_chance(numbers: NDArray[Any], chances: torch.Tensor, otherwise: int) -> NDArray[Any]:
@@ -103,13 +105,15 @@ def _with_chance(numbers: NDArray[Any], chances: torch.Tensor, otherwise: int) -
 
 
 def _least_sq_distances(
-    X: torch.Tensor, centers: torch.Tensor, least: torch.Tensor
+    source: RowSource, numbers: torch.Tensor, least: torch.Tensor
 ) -> torch.Tensor:
-    """The lesser (m, n) of ``least`` (1, n) and the squared distances to ``centers`` (m, d)."""
-    found = torch.empty((len(centers), len(X)), dtype=torch.float64, device=X.device)
-    others = centers.to(torch.float64)
-    for start, stop in blocks(len(X), block_rows(X.device, 24 * X.shape[1])):
-        rows = X[start:stop].to(torch.float64)
-        for number, other in enumerate(others):
-            found[number, start:stop] = (rows - other).square_().sum(dim=1)
+    """The lesser (m, n) of ``least`` (1, n) and the squared distances to rows ``numbers`` (m,)."""
+    n_rows, n_features = source.shape
+    others = source.take(numbers).to(torch.float64)
+    found = torch.empty((len(others), n_rows), dtype=torch.float64, device=source.device)
+    for first, last, rows in source.chunks(sum_rows(n_features)):
+        for start, stop in blocks(last - first, block_rows(source.device, 24 * n_features)):
+            block = rows[start:stop].to(torch.float64)
+            for number, other in enumerate(others):
+                found[number, first + start : first + stop] = row_sums((block - other).square_())
     return torch.minimum(found, least, out=found)

@@ -25,10 +25,10 @@ def open_host_engine(X: Any, sample_weight: Any, directions: bool = False) -> To
     check_rows_are_dense(X)
     rows: Any = X
     if isinstance(X, torch.Tensor):
-        rows = to_tensor(X, _HOST).to(reported_dtype(X.dtype)).numpy()
+        rows = to_tensor(X).to(_HOST, reported_dtype(X.dtype)).numpy()
     if directions:
         rows = to_directions(rows)
-    weights = None if sample_weight is None else to_tensor(sample_weight, _HOST).numpy()
+    weights = None if sample_weight is None else to_tensor(sample_weight).to(_HOST).numpy()
     return TorchHostEngine(rows, weights, X)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from pgkmeans_sk.engines.torch_memory import blocks, sum_rows
 from pgkmeans_sk.engines.torch_rows import reported_dtype
+from pgkmeans_sk.engines.torch_source import RowSource
 from pgkmeans_sk.engines.torch_sums import ends_of_runs, row_sums, sums_of_runs
 
 LARGEST_MERGED_SHARE = 0.9
@@ -26,7 +27,7 @@ _LOW_35, _LOW_32 = 2**35 - 1, 2**32 - 1
 
 
 def merge_close_rows(
-    X: torch.Tensor, weights: torch.Tensor | None, radius: float
+    source: RowSource, weights: torch.Tensor | None, radius: float
 ) -> tuple[torch.Tensor, torch.Tensor, float] | None:
     """Means of the rows that share a cell of diagonal ``radius``; 0 merges equal rows only.
 
@@ -34,14 +35,14 @@ def merge_close_rows(
     their weights (m,), float64; and the weighted sum of squared distances of the rows to their
     means. None instead if more than ``LARGEST_MERGED_SHARE`` of the rows would be left.
     """
-    n_rows, n_features = X.shape
+    n_rows, n_features = source.shape
     inverse_side = math.sqrt(n_features) / radius if radius > 0.0 else 0.0
-    order, group, n_groups = _groups(X, inverse_side)
+    order, group, n_groups = _groups(source, inverse_side)
     if n_groups > LARGEST_MERGED_SHARE * n_rows:
         return None
-    means, totals, lost = _moments(X, weights, order, group, n_groups)
+    means, totals, lost = _moments(source, weights, order, group, n_groups)
     kept = totals > 0.0
-    return means[kept].to(reported_dtype(X.dtype)), totals[kept], lost
+    return means[kept].to(reported_dtype(source.dtype)), totals[kept], lost
 
 
 def _cells(rows: torch.Tensor, inverse_side: float) -> torch.Tensor:
@@ -64,49 +65,53 @@ def _hashes(cells: torch.Tensor) -> torch.Tensor:
     return mixed
 
 
-def _groups(X: torch.Tensor, inverse_side: float) -> tuple[torch.Tensor, torch.Tensor, int]:
+def _groups(source: RowSource, inverse_side: float) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Row numbers (n,) group by group, the group (n,) of each of these, and how many there are.
 
     Groups are numbered by their first rows; within a group, rows stand in their order.
     """
-    n_rows, size = len(X), sum_rows(X.shape[1])
-    hashes = torch.empty(n_rows, dtype=torch.int64, device=X.device)
-    for start, stop in blocks(n_rows, size):
-        hashes[start:stop] = _hashes(_cells(X[start:stop], inverse_side))
+    (n_rows, n_features), device = source.shape, source.device
+    size = sum_rows(n_features)
+    hashes = torch.empty(n_rows, dtype=torch.int64, device=device)
+    for first, last, rows in source.chunks(size):
+        for start, stop in blocks(last - first, size):
+            cells = _cells(rows[start:stop], inverse_side)
+            hashes[first + start : first + stop] = _hashes(cells)
     order = torch.argsort(hashes, stable=True)
     del hashes
-    is_first = torch.ones(n_rows, dtype=torch.bool, device=X.device)
+    is_first = torch.ones(n_rows, dtype=torch.bool, device=device)
     for start, stop in blocks(n_rows - 1, size):
-        cells = _cells(X[order[start : stop + 1]], inverse_side)
+        cells = _cells(source.take(order[start : stop + 1]), inverse_side)
         is_first[start + 1 : stop + 1] = (cells[1:] != cells[:-1]).any(dim=1)
     run = is_first.cumsum(0) - 1
     firsts = order[is_first]
     n_groups = len(firsts)
     rank = torch.empty_like(firsts)
-    rank[torch.argsort(firsts)] = torch.arange(n_groups, device=X.device)
+    rank[torch.argsort(firsts)] = torch.arange(n_groups, device=device)
     group = rank[run]
     by_group = torch.argsort(group, stable=True)
     return order[by_group], group[by_group], n_groups
 
 
 def _moments(
-    X: torch.Tensor,
+    source: RowSource,
     weights: torch.Tensor | None,
     order: torch.Tensor,
     group: torch.Tensor,
     n_groups: int,
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Means (m, d) and weights (m,) of groups, float64, and what rows lose by moving there."""
-    n_rows, n_features = X.shape
+    (n_rows, n_features), device = source.shape, source.device
     size = sum_rows(n_features)
     ends = ends_of_runs(group, n_groups)
     starts = torch.cat([ends.new_zeros(1), ends[:-1]])
     # Relative to the first row of a group: equal rows keep their values to the last bit.
     pivots = order[starts]
-    totals = torch.zeros((n_groups, n_features + 1), dtype=torch.float64, device=X.device)
+    totals = torch.zeros((n_groups, n_features + 1), dtype=torch.float64, device=device)
     for start, stop in blocks(n_rows, size):
         own, rows = group[start:stop], order[start:stop]
-        errors = X[rows].to(torch.float64) - X[pivots[own]].to(torch.float64)
+        errors = source.take(rows).to(torch.float64)
+        errors -= source.take(pivots[own]).to(torch.float64)
         values = torch.cat([errors, torch.ones_like(errors[:, :1])], dim=1)
         if weights is not None:
             values *= weights[rows][:, None]
@@ -114,11 +119,12 @@ def _moments(
         totals[first:last] += sums_of_runs(values, ends_of_runs(own - first, last - first))
     sums, weight = totals[:, :-1], totals[:, -1]
     means = sums / torch.where(weight > 0.0, weight, 1.0)[:, None]
-    means += X[pivots].to(torch.float64)
+    means += source.take(pivots).to(torch.float64)
     lost = 0.0
     for start, stop in blocks(n_rows, size):
         rows = order[start:stop]
-        errors = row_sums((X[rows].to(torch.float64) - means[group[start:stop]]).square_())
+        errors = source.take(rows).to(torch.float64) - means[group[start:stop]]
+        errors = row_sums(errors.square_())
         if weights is not None:
             errors = errors * weights[rows]
         lost += float(errors.sum())

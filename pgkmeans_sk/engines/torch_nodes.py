@@ -21,6 +21,7 @@ from pgkmeans_sk.engines.torch_cuts import (
     whole_weights,
 )
 from pgkmeans_sk.engines.torch_memory import sum_rows
+from pgkmeans_sk.engines.torch_source import RowSource
 from pgkmeans_sk.engines.torch_sums import ends_of_runs, lowest_where, row_sums, sums_of_runs
 from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
 
@@ -38,17 +39,18 @@ class Members:
 
     def __init__(
         self,
-        X: torch.Tensor,
+        source: RowSource,
         weights: torch.Tensor | None,
         rows: torch.Tensor,
         counts: IntArray,
     ) -> None:
-        self._X, self._weights, self.rows = X, weights, rows
-        self.n_nodes, self.n_features = len(counts), X.shape[1]
+        self._source, self._weights, self.rows = source, weights, rows
+        self._device = source.device
+        self.n_nodes, self.n_features = len(counts), source.shape[1]
         self._host_ends = np.cumsum(counts)
-        self.ends = torch.from_numpy(self._host_ends).to(X.device)
-        self.counts = torch.from_numpy(np.asarray(counts, dtype=np.int64)).to(X.device)
-        nodes = torch.arange(self.n_nodes, device=X.device)
+        self.ends = torch.from_numpy(self._host_ends).to(self._device)
+        self.counts = torch.from_numpy(np.asarray(counts, dtype=np.int64)).to(self._device)
+        nodes = torch.arange(self.n_nodes, device=self._device)
         self.node = torch.repeat_interleave(nodes, self.counts, output_size=len(rows))
 
     @property
@@ -59,14 +61,14 @@ class Members:
     def places(self) -> torch.Tensor:
         """How many members of its node stand before each one, (m,)."""
         return (
-            torch.arange(len(self.rows), device=self._X.device)
+            torch.arange(len(self.rows), device=self._device)
             - ((self.ends - self.counts)[self.node])
         )
 
     def only(self, chosen: torch.Tensor) -> Members:
         """The chosen (m,) among them."""
         kept = torch.zeros_like(self.counts).index_add_(0, self.node, chosen.to(torch.int64))
-        return Members(self._X, self._weights, self.rows[chosen], kept.cpu().numpy())
+        return Members(self._source, self._weights, self.rows[chosen], kept.cpu().numpy())
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, slice]]:
         """Block by block: members, their rows in float64, their nodes; and which nodes these are.
@@ -77,7 +79,7 @@ class Members:
         for start in range(0, len(self.rows), size):
             block = slice(start, min(len(self.rows), start + size))
             first, last = np.searchsorted(self._host_ends, [block.start, block.stop - 1], "right")
-            rows = self._X[self.rows[block]].to(torch.float64)
+            rows = self._source.take(self.rows[block]).to(torch.float64)
             yield block, rows, self.node[block], slice(int(first), int(last) + 1)
 
     def weigh(self, values: torch.Tensor, block: slice) -> torch.Tensor:
@@ -94,7 +96,7 @@ class Members:
         totals[which] += sums_of_runs(values, ends)
 
     def new_totals(self, n_columns: int) -> torch.Tensor:
-        return torch.zeros((self.n_nodes, n_columns), dtype=torch.float64, device=self._X.device)
+        return torch.zeros((self.n_nodes, n_columns), dtype=torch.float64, device=self._device)
 
     # ---------------------------------------------------------------- what is known of the nodes
 
@@ -119,7 +121,7 @@ class Members:
         if not len(self.rows):
             return self.new_totals(self.n_features)
         places = (self.ends - self.counts).clamp_(max=len(self.rows) - 1)  # some may have none
-        return self._X[self.rows[places]].to(torch.float64)
+        return self._source.take(self.rows[places]).to(torch.float64)
 
     def poles(self, means: torch.Tensor) -> torch.Tensor:
         """The member (P, d) farthest from the mean: of several, that of lowest number."""
@@ -127,18 +129,18 @@ class Members:
         largest = torch.full_like(means[:, 0], -1.0).scatter_reduce_(0, self.node, sq_dists, "amax")
         is_farthest = sq_dists == largest[self.node]
         numbers = lowest_where(is_farthest, self.node, self.rows, self.n_nodes)
-        return self._X[numbers.clamp_(max=len(self._X) - 1)].to(torch.float64)
+        return self._source.take(numbers.clamp_(max=self._source.shape[0] - 1)).to(torch.float64)
 
     def sq_distances(self, points: torch.Tensor) -> torch.Tensor:
         """Squared distance (m,) of each member to the point (P, d) of its node."""
-        keys = torch.empty(len(self.rows), dtype=torch.float64, device=self._X.device)
+        keys = torch.empty(len(self.rows), dtype=torch.float64, device=self._device)
         for block, rows, node, _ in self.blocks():
             keys[block] = row_sums((rows - points[node]).square_())
         return keys
 
     def positions(self, origins: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
         """Position (m,) of each member along the direction (P, d) of its node, from an origin."""
-        keys = torch.empty(len(self.rows), dtype=torch.float64, device=self._X.device)
+        keys = torch.empty(len(self.rows), dtype=torch.float64, device=self._device)
         for block, rows, node, _ in self.blocks():
             keys[block] = row_sums((rows - origins[node]).mul_(directions[node]))
         return keys
@@ -190,16 +192,16 @@ class TorchNodes:
     about 50 while they are cut.
     """
 
-    def __init__(self, X: torch.Tensor, weights: torch.Tensor | None) -> None:
-        self._X, self._weights = X, weights
-        self._order = torch.empty(0, dtype=torch.int64, device=X.device)
+    def __init__(self, source: RowSource, weights: torch.Tensor | None) -> None:
+        self._source, self._weights, self._device = source, weights, source.device
+        self._order = torch.empty(0, dtype=torch.int64, device=source.device)
 
     def open(self, rows: torch.Tensor, counts: IntArray) -> Nodes:
         """Nodes with so many ``counts`` (P,) of the ``rows`` (m,) each, in their order."""
         self._order = rows
         ends = np.cumsum(counts)
         ranges = np.column_stack([ends - counts, ends])
-        return self._nodes(Members(self._X, self._weights, rows, counts), ranges)
+        return self._nodes(Members(self._source, self._weights, rows, counts), ranges)
 
     def _nodes(self, members: Members, ranges: IntArray) -> Nodes:
         weights, means, scatters = (part.cpu().numpy() for part in members.moments())
@@ -207,7 +209,7 @@ class TorchNodes:
 
     def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
         """Cut each of the open ``nodes`` in two (see ``Engine.cut``)."""
-        size = max(1, GROUP_NUMBERS // (3 * BINS + 4 * self._X.shape[1]))
+        size = max(1, GROUP_NUMBERS // (3 * BINS + 4 * self._source.shape[1]))
         parts = [
             self._cut_group(nodes[first : first + size], fractions[first : first + size], rule,
                             n_two_means)
@@ -221,12 +223,12 @@ class TorchNodes:
 
     def _cut_group(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
         lows, counts = nodes.handles[:, 0], nodes.counts
-        starts = torch.from_numpy(lows - (np.cumsum(counts) - counts)).to(self._X.device)
+        starts = torch.from_numpy(lows - (np.cumsum(counts) - counts)).to(self._device)
         n_members = int(counts.sum())
-        per_node = torch.from_numpy(np.asarray(counts)).to(self._X.device)
+        per_node = torch.from_numpy(np.asarray(counts)).to(self._device)
         where = torch.repeat_interleave(starts, per_node, output_size=n_members)
-        where += torch.arange(n_members, device=self._X.device)
-        members = Members(self._X, self._weights, self._order[where], counts)
+        where += torch.arange(n_members, device=self._device)
+        members = Members(self._source, self._weights, self._order[where], counts)
         is_left, possible = self._sides(members, nodes, fractions, rule)
         is_left = _two_means(members, is_left, possible, n_two_means)
 
@@ -235,7 +237,7 @@ class TorchNodes:
         self._order[where] = members.rows[sides]
         n_left = np.where(possible.cpu().numpy(), members.count(is_left).cpu().numpy(), 0)
         child_counts = np.column_stack([n_left, counts - n_left])
-        children = Members(self._X, self._weights, members.rows[sides], child_counts.ravel())
+        children = Members(self._source, self._weights, members.rows[sides], child_counts.ravel())
         middles = lows + n_left
         ranges = np.column_stack([lows, middles, middles, nodes.handles[:, 1]]).reshape(-1, 2)
         found = self._nodes(children, ranges)
@@ -245,7 +247,7 @@ class TorchNodes:
         self, members: Members, nodes: Nodes, fractions: FloatArray, rule: str
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Which members (m,) go left, and which nodes (P,) have two sides."""
-        means = torch.from_numpy(nodes.means).to(self._X.device)
+        means = torch.from_numpy(nodes.means).to(self._device)
         poles = members.poles(means)
         if rule == "principal":
             directions = members.principal_directions(means, poles)

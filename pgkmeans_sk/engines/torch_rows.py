@@ -102,10 +102,9 @@ def check_rows_are_dense(X: Any) -> None:
         )
 
 
-def to_tensor(X: Any, device: torch.device) -> torch.Tensor:
-    """Validated rows or weights as a tensor on ``device``, not copied if they are there already."""
-    tensor = X.detach() if isinstance(X, torch.Tensor) else shared_tensor(np.asarray(X))
-    return tensor.to(device)
+def to_tensor(X: Any) -> torch.Tensor:
+    """Validated rows or weights as a tensor where they are."""
+    return X.detach() if isinstance(X, torch.Tensor) else shared_tensor(np.asarray(X))
 
 
 def as_user(values: torch.Tensor, like: Any) -> Any:
@@ -125,10 +124,11 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == torch.float64 else np.float32)
 
 
-def origin_of(X: torch.Tensor) -> torch.Tensor:
+def origin_of(some_rows: torch.Tensor) -> torch.Tensor:
     """A point (d,) near the bulk of the rows; only rounding depends on it, labels do not."""
-    some_rows = X[:: 1 + (len(X) - 1) // ORIGIN_ROWS].to(reported_dtype(X.dtype))
-    return some_rows.median(dim=0).values
+    some_rows = some_rows.to(reported_dtype(some_rows.dtype))
+    # Not median(): where PyTorch is told to be deterministic, that is refused on CUDA.
+    return some_rows.sort(dim=0).values[(len(some_rows) - 1) // 2]
 
 
 def to_directions(X: torch.Tensor) -> torch.Tensor:
