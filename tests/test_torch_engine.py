@@ -201,6 +201,27 @@ def test_the_same_bits_each_time(device, monkeypatch):
 
 
 @devices
+def test_settings_of_others_do_not_matter(device):
+    X = np.random.default_rng(3).standard_normal((2000, 5)).astype(np.float32)
+    expected = clustered(open_device_engine(X, None, device), "partition", 20)
+    deterministic, default = torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
+    torch.use_deterministic_algorithms(True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            opened = open_device_engine(X, None, device)
+            found = clustered(opened, "partition", 20)
+            distances = opened.distances(found.centers)
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_default_dtype(default)
+    np.testing.assert_array_equal(found.centers, expected.centers)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    expected_distances = open_device_engine(X, None, device).distances(found.centers)
+    np.testing.assert_array_equal(distances, expected_distances)
+
+
+@devices
 def test_no_gradient_is_recorded(device):
     X = torch.randn(200, 3, device=device, requires_grad=True)
     opened = open_device_engine(X, None, device)

@@ -19,6 +19,8 @@ side by side in one longer product, so that the error bound holds all the same.
 
 from __future__ import annotations
 
+import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +76,8 @@ def _precision_settings(device: torch.device) -> set[str]:
     found = {str(getattr(place, "fp32_precision", "none")) for place in places}
     if not hasattr(backends, "fp32_precision"):  # before PyTorch 2.9
         found.add(torch.get_float32_matmul_precision())
+    if os.environ.get("NVIDIA_TF32_OVERRIDE") == "1":  # cuBLAS obeys that alone
+        found.add("tf32")
     return found
 
 
@@ -154,7 +158,15 @@ def _values(X: torch.Tensor, packed: PackedCenters) -> tuple[torch.Tensor, torch
     shifted = X.to(packed.origin.dtype) - packed.origin
     sq_norms = (shifted * shifted).sum(dim=1)
     factors = packed.products.side_by_side(shifted, 0)
-    return torch.addmm(packed.starts, factors, packed.columns), sq_norms
+    with _without_autocast(X.device):
+        return torch.addmm(packed.starts, factors, packed.columns), sq_norms
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, products are of numbers as they are, even where somebody casts them by default."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _bound(sq_norms: torch.Tensor, nearest: torch.Tensor, packed: PackedCenters) -> torch.Tensor:

@@ -94,7 +94,9 @@ class StreamedRows:
         """Each chunk as it arrives, with the next one under way."""
         longest = bounds[0][1] - bounds[0][0]
         buffers = [
-            torch.empty((longest, self.shape[1]), dtype=self._host.dtype, pin_memory=True)
+            torch.empty(
+                (longest, self.shape[1]), dtype=self._host.dtype, device="cpu", pin_memory=True
+            )
             for _ in range(2)
         ]
         cuda: Any = torch.cuda
