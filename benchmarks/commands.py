@@ -19,6 +19,7 @@ from benchmarks import (
     empty_clusters,
     finetune,
     glue,
+    gpu,
     growth,
     inference,
     line,
@@ -34,6 +35,7 @@ from benchmarks import (
     speed,
 )
 from benchmarks.baseline_ipq import DEFAULT_ITERATIONS
+from benchmarks.gpu_peers import TENSOR_PEERS
 from benchmarks.peers import PEERS
 
 P = TypeVar("P")
@@ -175,6 +177,16 @@ def _add_scaling(parser: Parser) -> None:
     _add_limits(parser, 3, 120.0, "give no larger size to a library that took longer")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     _add_no_memory(parser)
+
+
+def _add_gpu(parser: Parser) -> None:
+    _add_choice(parser, "--cases", list(data.CASES), gpu.Plan.cases)
+    _add_choice(parser, "--modes", gpu.MODES)
+    _add_choice(parser, "--libraries", list(TENSOR_PEERS))
+    parser.add_argument("--device", default="", help="default: a CUDA device, if there is one")
+    parser.add_argument("--seed", type=int, default=0)
+    _add_limits(parser, 3, 60.0, "do not repeat a library that takes longer than this")
+    _add_rows(parser)
 
 
 def _add_line(parser: Parser) -> None:
@@ -348,6 +360,11 @@ MEASURING = {
         "seconds per iteration by n, K, d and threads",
         _add_scaling,
         lambda arguments, console, save: scaling.run(_plan(scaling.Plan, arguments), console, save),
+    ),
+    "gpu": Command(
+        "tensors, on a GPU if there is one: ours, other libraries, the floor",
+        _add_gpu,
+        lambda arguments, console, save: gpu.run(_plan(gpu.Plan, arguments), console),
     ),
     "line": Command(
         "one dimension: the exact optimum",

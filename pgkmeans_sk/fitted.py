@@ -10,6 +10,7 @@ from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
 
+from pgkmeans_sk.arrays import on_host
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.mini_batch import Stream
 from pgkmeans_sk.results import Solution
@@ -22,7 +23,7 @@ def remember_solution(
     estimator: Any, engine: Engine, solution: Solution, stream: Stream, stacklevel: int
 ) -> None:
     """Set the fitted attributes; ``stream`` is what a ``partial_fit`` would go on from."""
-    estimator.cluster_centers_ = solution.centers
+    estimator.cluster_centers_ = engine.like_rows(solution.centers)
     estimator.labels_ = solution.labels
     estimator.inertia_ = solution.inertia
     estimator.n_iter_ = solution.n_iter
@@ -52,7 +53,7 @@ def remembered_stream(estimator: Any) -> Stream:
         )
     stream: Stream = estimator._stream
     # Centres that were set by hand count, as they do in predict.
-    return replace(stream, centers=estimator.cluster_centers_)
+    return replace(stream, centers=on_host(estimator.cluster_centers_))
 
 
 @contextlib.contextmanager

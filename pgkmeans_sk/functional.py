@@ -26,6 +26,7 @@ def pg_kmeans(
     refine: int = 0,
     metric: str = "euclidean",
     engine: str = "auto",
+    device: Any = None,
     size_min: float | None = None,
     size_max: float | None = None,
     return_n_iter: bool = False,
@@ -34,13 +35,13 @@ def pg_kmeans(
 
     Parameters
     ----------
-    X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        Rows to cluster.
+    X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
+        Rows to cluster. Results are tensors, on its device, if it is a PyTorch tensor.
     n_clusters : int
         Number of clusters.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights >= 0, not all zero; None means ones.
-    init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm, consolidate, refine, metric, engine, size_min, size_max
+    init, n_init, max_iter, verbose, tol, random_state, copy_x, algorithm, consolidate, refine, metric, engine, device, size_min, size_max
         As in :class:`PGKMeans`.
     return_n_iter : bool, default=False
         Whether to return the number of iterations, too.
@@ -94,6 +95,7 @@ def pg_kmeans(
         refine=refine,
         metric=metric,
         engine=engine,
+        device=device,
         size_min=size_min,
         size_max=size_max,
     ).fit(X, sample_weight=sample_weight)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -16,6 +15,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from pgkmeans_sk import validation
+from pgkmeans_sk.array_kinds import as_numpy
+from pgkmeans_sk.arrays import (
+    check_rows,
+    check_same_kind,
+    check_weights,
+    home_of,
+    on_host,
+    outline,
+)
 from pgkmeans_sk.callbacks import (
     WRAPPER_FRAMES,
     CallbackMonitor,
@@ -25,8 +33,8 @@ from pgkmeans_sk.callbacks import (
 from pgkmeans_sk.engines import open_engine
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.fitted import remember_solution, remembered_stream, unchanged_on_error
-from pgkmeans_sk.kernels.directions import to_directions
 from pgkmeans_sk.parameters import (
+    check_engine_limits,
     check_parameters,
     check_without_limits,
     settings_of,
@@ -114,15 +122,22 @@ class PGKMeans(
         "cosine" is spherical k-means: rows and centres are scaled to length 1, and the squared
         distance between them is ``2 (1 - cosine)``. Rows of zeros are kept as they are.
 
-    engine : {"auto", "numba"}, default="auto"
-        Who does the work.
+    engine : {"auto", "numba", "torch"}, default="auto"
+        Who does the work. "auto" is "torch" for PyTorch tensors and where a ``device`` is named,
+        else "numba". "torch" takes dense rows; on the CPU it shares their memory with the kernels
+        of "numba", which do the work there.
+
+    device : str, torch.device or None, default=None
+        Where the engine "torch" works: "cuda", "cuda:1", "cpu". None is where a tensor is; for
+        other rows a CUDA device, if there is one, else the CPU.
 
     size_min, size_max : float > 0 or None, default=None
         Least and largest weight of a cluster: the number of its rows if there are no weights.
         Limits act in ``fit`` alone: they hold for ``labels_``, exactly if all rows weigh the same,
         else up to the weight of the heaviest row. ``predict`` names the nearest centre, so that
         ``labels_`` differ from ``predict(X)`` where a nearer cluster is full, or a row was needed
-        elsewhere. Not together with ``consolidate``, and not in ``partial_fit``.
+        elsewhere. Not together with ``consolidate``, not in ``partial_fit``, and only in the
+        memory of the host: with ``engine="numba"``, or ``device="cpu"``.
 
     Attributes
     ----------
@@ -156,7 +171,8 @@ class PGKMeans(
 
     engine_ : str
         The engine that did the work, the form of the rows and the width of the vector registers
-        that its kernels were written for: "numba-dense-256bit", "numba-csr-512bit".
+        that its kernels were written for: "numba-dense-256bit", "numba-csr-512bit". For "torch" the
+        device, and on the CPU that width: "torch-cuda:0", "torch-cpu-256bit".
 
     n_features_in_ : int
         Number of features seen during ``fit``.
@@ -172,6 +188,13 @@ class PGKMeans(
 
     Notes
     -----
+    Results live where ``X`` lives. Of PyTorch tensors, ``cluster_centers_``, ``labels_`` and what
+    ``predict`` and ``transform`` return are tensors on the same device (float32 or float64; centres
+    of 16-bit rows are float32), of anything else NumPy arrays; ``inertia_`` is a float. An
+    estimator may be fitted on tensors and predict for arrays, and the other way round; weights may
+    be of another kind than the rows. With scikit-learn's ``array_api_dispatch``, arrays of other
+    libraries come back as such, and ``predict`` asks for the kind that ``fit`` has seen.
+
     A label is the number of the centre with the least squared distance, summed up in float64 in the
     order of the features. It does not depend on the batch, on threads or on the processor.
 
@@ -211,6 +234,7 @@ class PGKMeans(
         refine: int = 0,
         metric: str = "euclidean",
         engine: str = "auto",
+        device: Any = None,
         size_min: float | None = None,
         size_max: float | None = None,
     ) -> None:
@@ -227,6 +251,7 @@ class PGKMeans(
         self.refine = refine
         self.metric = metric
         self.engine = engine
+        self.device = device
         self.size_min = size_min
         self.size_max = size_max
 
@@ -238,7 +263,7 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
             Rows to cluster; float32 and float64 are used as they are, float16 becomes float32,
             integers float64. Neither written nor, if possible, copied.
         y : None
@@ -264,19 +289,22 @@ class PGKMeans(
         """
         with unchanged_on_error(self), spoken(self.verbose) as log:
             check_parameters(self)
-            X = validation.check_rows(self, X, reset=True)
+            home = home_of(X)
+            X = check_rows(self, X, reset=True)
             validation.check_enough_rows(X.shape[0], self.n_clusters)
-            weights = validation.check_weights(sample_weight, X)
-            size_limits = size_limits_of(self, X.shape[0], weights)
+            weights = check_weights(sample_weight, X)
+            size_limits = size_limits_of(self, X.shape[0], as_numpy(weights))
             rng = check_random_state(self.random_state)
-            starts = starts_of(self, X, stacklevel=3 + WRAPPER_FRAMES)
-            monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
+            starts = starts_of(self, outline(X), stacklevel=3 + WRAPPER_FRAMES)
             engine = self._open(X, weights)
+            check_engine_limits(engine, size_limits)
+            monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
             settings = settings_of(self, log, size_limits)
             solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             used = solution.centers[: solution.n_effective_clusters]
             stream = Stream(solution.centers, solution.sizes, used)
             remember_solution(self, engine, solution, stream, stacklevel=3 + WRAPPER_FRAMES)
+            home.adopt(self)
             self.__dict__.pop("n_steps_", None)  # counts batches, and this was none
             monitor.end_fit()
         return self
@@ -290,7 +318,7 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
             The batch.
         y : None
             Ignored.
@@ -327,85 +355,85 @@ class PGKMeans(
             check_parameters(self)
             check_without_limits(self)
             is_new = not hasattr(self, "cluster_centers_")
-            X = validation.check_rows(self, X, reset=is_new)
-            weights = validation.check_weights(sample_weight, X)
+            home = home_of(X)
+            X = check_rows(self, X, reset=is_new)
+            weights = check_weights(sample_weight, X)
             settings, journal = settings_of(self, log), Journal()
             engine = self._open(X, weights)
             if is_new:
                 validation.check_enough_rows(X.shape[0], self.n_clusters)
                 rng = check_random_state(self.random_state)
-                start = starts_of(self, X, stacklevel=3)[0]
+                start = starts_of(self, outline(X), stacklevel=3)[0]
                 stream = begin_stream(engine, start, settings, rng, journal)
             else:
                 stream = remembered_stream(self)
             stream, solution = add_batch(engine, stream, settings, journal)
             remember_solution(self, engine, solution, stream, stacklevel=3)
+            home.adopt(self)
             self.n_steps_ = 1 if is_new else getattr(self, "n_steps_", 0) + 1
         return self
 
-    def _open(self, X: Any, weights: NDArray[np.float64] | None) -> Engine:
+    def _open(self, X: Any, weights: Any) -> Engine:
         """An engine over validated rows, as the metric sees them."""
-        if self.metric == "cosine":
-            X = to_directions(X)
-        return open_engine(self.engine, X, weights)
+        directions = self.metric == "cosine"
+        return open_engine(self.engine, X, weights, device=self.device, directions=directions)
 
     # ---------------------------------------------------------------- using the clusters
 
-    def predict(self, X: Any) -> NDArray[np.int32]:
+    def predict(self, X: Any) -> Any:
         """Number of the nearest centre for each row.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
             Rows, of any accepted dtype: it need not be that of ``fit``.
 
         Returns
         -------
-        labels : ndarray of shape (n_samples,), int32
-            Of several centres at the same distance, the lowest number.
+        labels : ndarray or tensor of shape (n_samples,), int32
+            Where ``X`` lives. Of several centres at the same distance, the lowest number.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False)
-        return self._open(X, None).nearest(self.cluster_centers_)
+        check_same_kind(self, X, "predict")
+        home = home_of(X)
+        X = check_rows(self, X, reset=False)
+        return home.result(self._open(X, None).nearest(on_host(self.cluster_centers_)))
 
-    def fit_predict(
-        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
-    ) -> NDArray[np.int32]:
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Any:
         """Fit and return ``labels_``; see ``fit``."""
-        labels: NDArray[np.int32] = self.fit(X, sample_weight=sample_weight).labels_
-        return labels
+        return self.fit(X, sample_weight=sample_weight).labels_
 
-    def transform(self, X: Any) -> NDArray[np.floating]:
+    def transform(self, X: Any) -> Any:
         """Distances of each row to all centres.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
             Rows.
 
         Returns
         -------
-        X_new : ndarray of shape (n_samples, n_clusters), float32 or float64
-            Euclidean distances (not squared); with ``metric="cosine"``, 1 - cosine.
+        X_new : ndarray or tensor of shape (n_samples, n_clusters), float32 or float64
+            Where ``X`` lives. Euclidean distances (not squared); with ``metric="cosine"``,
+            1 - cosine.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False)
-        distances = self._open(X, None).distances(self.cluster_centers_)
-        return distances**2 / 2 if self.metric == "cosine" else distances
+        check_same_kind(self, X, "transform")
+        home = home_of(X)
+        X = check_rows(self, X, reset=False)
+        distances = self._open(X, None).distances(on_host(self.cluster_centers_))
+        return home.result(distances**2 / 2 if self.metric == "cosine" else distances)
 
-    def fit_transform(
-        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
-    ) -> NDArray[np.floating]:
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Any:
         """Fit and return ``transform(X)``; see ``fit``."""
-        distances: NDArray[np.floating] = self.fit(X, sample_weight=sample_weight).transform(X)
-        return distances
+        return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Opposite of the inertia of ``X``.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
             Rows.
         y : None
             Ignored.
@@ -418,9 +446,10 @@ class PGKMeans(
             Minus the weighted sum of squared distances to the nearest centres.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False)
-        weights = validation.check_weights(sample_weight, X)
-        return -self._open(X, weights).assign(self.cluster_centers_).inertia
+        check_same_kind(self, X, "score")
+        X = check_rows(self, X, reset=False)
+        weights = check_weights(sample_weight, X)
+        return -self._open(X, weights).assign(on_host(self.cluster_centers_)).inertia
 
     # ---------------------------------------------------------------- conventions
 
@@ -428,5 +457,6 @@ class PGKMeans(
         """What scikit-learn's tools should know."""
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.array_api_support = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

@@ -17,6 +17,7 @@ from pgkmeans_sk.results import SizeLimits
 from pgkmeans_sk.validation import (
     check_centers,
     check_choice,
+    check_device_name,
     check_integer,
     check_number,
     check_size_limits,
@@ -42,6 +43,7 @@ def check_parameters(estimator: Any) -> None:
     check_choice("algorithm", estimator.algorithm, ALGORITHMS)
     check_choice("metric", estimator.metric, METRICS)
     check_choice("engine", estimator.engine, ENGINE_NAMES)
+    check_device_name(estimator.device)
     if isinstance(estimator.consolidate, str):
         check_choice("consolidate", estimator.consolidate, CONSOLIDATIONS)
     elif estimator.consolidate is not None:
@@ -56,6 +58,15 @@ def check_parameters(estimator: Any) -> None:
             f"Got consolidate={estimator.consolidate!r} with size_min={estimator.size_min!r}, "
             f"size_max={estimator.size_max!r}, but expected only one of the two: rows that were "
             "merged could not be divided between clusters."
+        )
+
+
+def check_engine_limits(engine: Engine, size_limits: SizeLimits | None) -> None:
+    """Raise if ``size_limits`` are asked for, of an engine that cannot keep them."""
+    if size_limits is not None and not engine.limits_sizes:
+        raise ValueError(
+            f"Got size_min or size_max with rows on {engine.name}, but expected engine='numba' or "
+            "device='cpu': sizes are limited in the memory of the host alone."
         )
 
 

@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from pgkmeans_sk.array_kinds import as_numpy
 from pgkmeans_sk.results import SizeLimits
 
 ROUNDING = 1e-9
@@ -66,6 +67,14 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
         )
 
 
+def check_device_name(device: Any) -> None:
+    """Raise unless ``device`` is None, or may name a device; whether it is there is found later."""
+    if device is not None and not isinstance(device, str) and type(device).__name__ != "device":
+        raise InvalidParameterError(
+            f"Got device={device!r}, but expected None, a str such as 'cuda', or a torch.device."
+        )
+
+
 def check_rows(estimator: Any, X: Any, *, reset: bool, accept_sparse: bool = True) -> Any:
     """The rows as an ndarray or CSR matrix of float32 or float64, copied only to convert them.
 
@@ -107,18 +116,22 @@ def check_weights(sample_weight: Any, X: Any) -> NDArray[np.float64] | None:
     """Weights (n,) as float64, or None for ones."""
     if sample_weight is None:
         return None
+    sample_weight = as_numpy(sample_weight)
     weights = np.ascontiguousarray(_check_sample_weight(sample_weight, X, dtype=np.float64))
-    smallest = weights.min()
+    check_sums_of_weights(weights.min(), weights.sum())
+    return weights
+
+
+def check_sums_of_weights(smallest: float, total: float) -> None:
+    """Raise unless weights, of which the least and the sum are given, are >= 0 and not all 0."""
     if smallest < 0:
         raise ValueError(
             f"Negative values in sample_weight: got {smallest}, but expected weights >= 0."
         )
-    total = weights.sum()
     if total == 0:
         raise ValueError("Sample weights must contain at least one non-zero number; got all zero.")
     if not np.isfinite(total):
         raise ValueError(f"Got sample_weight with sum {total}, but expected a finite sum.")
-    return weights
 
 
 def check_enough_rows(n_samples: int, n_clusters: int) -> None:
@@ -178,7 +191,11 @@ def check_size_limits(
 def check_centers(centers: Any, n_clusters: int, X: Any) -> NDArray[np.floating]:
     """Centres (n_clusters, n_features) that the user gave, as a new array in the dtype of ``X``."""
     centers = check_array(
-        _widen_short_floats(centers), accept_sparse="csr", dtype=X.dtype, copy=True, order="C"
+        _widen_short_floats(as_numpy(centers)),
+        accept_sparse="csr",
+        dtype=X.dtype,
+        copy=True,
+        order="C",
     )
     if sparse.issparse(centers):
         centers = cast(Any, centers).toarray()

@@ -13,6 +13,7 @@ from benchmarks import (
     data,
     efforts,
     glue,
+    gpu,
     growth,
     line,
     options,
@@ -121,6 +122,41 @@ LINE = HEAD | {
         )
     ],
     "skipped": [],
+}
+
+GPU = HEAD | {
+    "kind": "gpu",
+    "settings": {},
+    "device": {
+        "name": "cuda:0",
+        "model": "a GPU",
+        "threads": 2,
+        "operations_per_second": 4e12,
+        "bytes_per_second": 1e12,
+    },
+    "rows": [
+        {
+            "case": "blocks",
+            "synthetic": False,
+            "mode": mode,
+            "n": 1_000_000,
+            "d": 8,
+            "k": 256,
+            "library": library,
+            "seconds": seconds,
+            "all_seconds": [seconds],
+            "ours_over_theirs": ratio,
+            "sse": sse,
+            "n_empty": n_empty,
+            "floor_seconds": 0.001,
+        }
+        for mode in gpu.MODES
+        for library, seconds, ratio, sse, n_empty in (
+            ("pgkmeans-sk", 0.002, 1.0, 8.0, 0),
+            ("another", 0.004, 0.5, 10.0, 3),
+        )
+    ],
+    "skipped": [{"case": "all", "mode": "all", "library": "a third", "reason": "not installed"}],
 }
 
 PACKING = HEAD | {
@@ -328,7 +364,7 @@ class TestGrowth:
                 assert len({getattr(size, other) for size in sizes}) == 1
 
 
-RESULTS = (CURVES, SCALING, LINE, PACKING, SEARCH, QUANTIZERS, OPTIONS)
+RESULTS = (CURVES, SCALING, LINE, GPU, PACKING, SEARCH, QUANTIZERS, OPTIONS)
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: result["kind"])
@@ -363,6 +399,21 @@ def test_line_table():
     assert table["kmeans1d"]["PGKMeans / this"] == "0.250"
     assert table["other"]["SSE to best"] == "+25.00 %"
     assert sheet.title == "encoder weights (1 000 values, K=16)"
+
+
+def test_gpu_tables():
+    iteration, whole = report.SHEETS["gpu"](GPU)
+    assert iteration.title == "blocks, iteration (1 000 000 x 8, K=256; cuda:0 a GPU)"
+    assert table_of(iteration)["another"]["to floor"] == "4.0"
+    assert table_of(iteration)["another"]["SSE to best"] == "+25.00 %"
+    assert table_of(whole)["another"]["to floor"] == "-"
+    assert "4000 GFLOP/s" in iteration.caption
+
+
+def test_gpu_floor():
+    peaks = {"operations_per_second": 1e12, "bytes_per_second": 1e9}
+    assert gpu.floor_seconds(1000, 10, 100_000, peaks) == 2e9 / 1e12  # products
+    assert gpu.floor_seconds(1000, 10, 1, peaks) == 40_000 / 1e9  # reading
 
 
 class TestPacking:
@@ -599,7 +650,7 @@ def test_help_of_each_command(command, capsys):
     assert "usage" in capsys.readouterr().out
 
 
-PLANNED = (speed, curves, scaling, line, quantizers, search, packing)
+PLANNED = (speed, curves, scaling, gpu, line, quantizers, search, packing)
 
 
 @pytest.mark.parametrize("module", PLANNED, ids=lambda module: module.__name__)

@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from pgkmeans_sk import PGKMeans
-from pgkmeans_sk.engines import open_engine
+from pgkmeans_sk.arrays import on_host
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from tests.problems import n_distinct, rows, same_partition, weighted_sse
 
@@ -21,12 +21,11 @@ def bunched(n_rows=6000, n_bunches=300, seed=0, spread=0.01):
     return places[rng.integers(0, n_bunches, n_rows)] + spread * rng.normal(size=(n_rows, 3))
 
 
-def merged(X, radius, sample_weight=None):
+def merged(engine, X, radius, sample_weight=None):
     """What the engine makes of the rows: means, weights and the inertia that is lost."""
-    engine, lost = open_engine("numba", X, sample_weight).merge_rows(radius)
-    means = engine.user_data.toarray() if sparse.issparse(X) else engine.user_data
-    weights = engine._sample_weight
-    return means, np.ones(len(means)) if weights is None else weights, lost
+    opened, lost = engine(X, sample_weight).merge_rows(radius)
+    means = opened.user_data.toarray() if sparse.issparse(X) else on_host(opened.user_data)
+    return means, opened.assign(means).sizes, lost  # each mean is the nearest to itself
 
 
 # ------------------------------------------------------------------ merging
@@ -34,24 +33,24 @@ def merged(X, radius, sample_weight=None):
 
 @pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_equal_rows_become_one(container, dtype):
+def test_equal_rows_become_one(engine, container, dtype):
     X = np.array([[1, 2], [3, 4], [1, 2], [0, 5], [1, 2], [3, 4], [-0.0, 5]], dtype=dtype)
     weights = np.array([1.0, 2.0, 0.5, 1.0, 0.25, 3.0, 4.0])
-    means, totals, lost = merged(container(X), 0.0, weights)
+    means, totals, lost = merged(engine, container(X), 0.0, weights)
     found = {tuple(mean): total for mean, total in zip(means.tolist(), totals, strict=True)}
     assert found == {(1.0, 2.0): 1.75, (3.0, 4.0): 5.0, (0.0, 5.0): 5.0}
     assert means.dtype == dtype
     assert lost == pytest.approx(0.0, abs=1e-12)
-    assert sum(merged(container(X), 0.0)[1]) == len(X)
+    assert sum(merged(engine, container(X), 0.0)[1]) == len(X)
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_rows_within_the_radius_become_their_mean(container):
+def test_rows_within_the_radius_become_their_mean(engine, container):
     X = bunched(2000, 100)
     weights = np.random.default_rng(0).uniform(0.5, 2.0, len(X))
     mean, previous = weights @ X / weights.sum(), len(X) + 1
     for radius in (1e-3, 0.03, 0.3, 3.0):
-        means, totals, lost = merged(container(X), radius, weights)
+        means, totals, lost = merged(engine, container(X), radius, weights)
         assert len(means) < previous
         previous = len(means)
         assert totals.sum() == pytest.approx(weights.sum())
@@ -66,9 +65,9 @@ def test_rows_within_the_radius_become_their_mean(container):
 
 
 @pytest.mark.parametrize("container", CONTAINERS)
-def test_rows_of_no_weight_are_left_out(container):
+def test_rows_of_no_weight_are_left_out(engine, container):
     X = np.array([[0.0], [1.0], [1.0], [2.0]])
-    means, totals, _ = merged(container(X), 0.0, np.array([0.0, 1.0, 0.0, 3.0]))
+    means, totals, _ = merged(engine, container(X), 0.0, np.array([0.0, 1.0, 0.0, 3.0]))
     assert sorted(zip(means.ravel().tolist(), totals, strict=True)) == [(1.0, 1.0), (2.0, 3.0)]
 
 

@@ -207,7 +207,7 @@ def test_tags():
     assert tags.transformer_tags.preserves_dtype == ["float64", "float32"]
     assert not tags.non_deterministic
     assert not tags.target_tags.required
-    assert not tags.array_api_support
+    assert tags.array_api_support
 
 
 def test_repr_shows_what_was_changed():

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pgkmeans_sk"
 
 # Lowest first. A module may import what is lower than itself, or beside it in its own folder.
 LEVELS = (
+    ("array_kinds.py",),
     (
         "kernels/*.py",
         "results.py",
@@ -26,6 +27,7 @@ LEVELS = (
     ("pipeline/*.py",),
     ("quantization/*.py",),
     (
+        "arrays.py",
         "kmeans.py",
         "feedback.py",
         "fitted.py",
@@ -55,7 +57,7 @@ HOMES = {
     "polars": ("cli/read_rows.py",),
     "yaml": ("spec_yaml.py",),
     **dict.fromkeys(("faiss", "nanopq", "transformers"), ("interop/*.py",)),
-    "torch": ("engines/torch_device.py", "nn/*.py"),
+    "torch": ("engines/torch_*.py", "nn/*.py"),
     "safetensors": ("codes/tensor_file.py",),
     "matplotlib": ("displays/*.py",),
 }

@@ -10,35 +10,61 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pgkmeans_sk.array_kinds import is_tensor
 from pgkmeans_sk.engines.protocol import Engine
 
 # name -> module and function that opens it; imported only when asked for
-_ENGINES = {"numba": ("pgkmeans_sk.engines.numba_cpu", "open_numba_engine")}
+_ENGINES = {
+    "numba": ("pgkmeans_sk.engines.numba_cpu", "open_numba_engine"),
+    "torch": ("pgkmeans_sk.engines.torch_device", "open_torch_engine"),
+}
 
 ENGINE_NAMES = ("auto", *_ENGINES)
 """Accepted values of the parameter ``engine``."""
 
 
-def open_engine(name: str, X: Any, sample_weight: NDArray[np.float64] | None) -> Engine:
+def open_engine(
+    name: str, X: Any, sample_weight: Any, *, device: Any = None, directions: bool = False
+) -> Engine:
     """Open an engine over validated rows.
 
     Parameters
     ----------
     name : str
         One of ``ENGINE_NAMES``. "auto" takes the engine that fits where the data is: "numba" for
-        arrays and sparse matrices in host memory.
-    X : ndarray or CSR matrix of shape (n_samples, n_features), float32 or float64
-        The rows. Never written.
-    sample_weight : ndarray of shape (n_samples,), float64, or None for ones
+        arrays and sparse matrices in host memory, "torch" for tensors, and where a ``device`` is
+        named.
+    X : ndarray, CSR matrix or torch tensor of shape (n_samples, n_features)
+        The rows, in float32 or float64; a tensor may have floats of 16 bits. Never written.
+    sample_weight : ndarray or tensor of shape (n_samples,), float64, or None for ones
         Weights >= 0. Never written.
+    device : str, torch.device or None
+        Where the engine "torch" works; None for where the tensor is, and for other rows a CUDA
+        device, if there is one, or the CPU.
+    directions : bool
+        Whether the engine shall see the rows divided by their lengths.
 
     Returns
     -------
     Engine
+
+    Raises
+    ------
+    ValueError
+        If the engine cannot work on these rows or on this device.
     """
-    module, function = _ENGINES["numba" if name == "auto" else name]
+    if name == "auto":
+        name = "torch" if is_tensor(X) or device is not None else "numba"
+    module, function = _ENGINES[name]
+    if name == "numba":
+        if device is not None and str(device) != "cpu":
+            raise ValueError(
+                f"Got device={str(device)!r} with engine='numba', but expected None or 'cpu'."
+            )
+        if is_tensor(X):  # its memory is shared with the kernels, or brought to the host
+            module, function = "pgkmeans_sk.engines.torch_host", "open_host_engine"
+        options = {"directions": directions}
+    else:
+        options = {"directions": directions, "device": device}
     opener = cast(Callable[..., Engine], getattr(import_module(module), function))
-    return opener(X, sample_weight)
+    return opener(X, sample_weight, **options)

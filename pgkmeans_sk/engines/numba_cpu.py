@@ -20,6 +20,7 @@ from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.engines.pruning import Pruning, longest_move
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
+from pgkmeans_sk.kernels.directions import to_directions
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
@@ -42,9 +43,11 @@ PARTIAL_SUM_BYTES = 2**25
 """Memory for the chunks' partial sums, beyond four times the sums themselves."""
 
 
-def open_numba_engine(X: Any, sample_weight: NDArray[np.float64] | None) -> NumbaEngine:
+def open_numba_engine(
+    X: Any, sample_weight: NDArray[np.float64] | None, directions: bool = False
+) -> NumbaEngine:
     """Open the engine over validated rows (see ``open_engine``)."""
-    return NumbaEngine(X, sample_weight)
+    return NumbaEngine(to_directions(X) if directions else X, sample_weight)
 
 
 class NumbaEngine:
@@ -55,8 +58,10 @@ class NumbaEngine:
     MiB or four times (n_clusters, n_features) in float64.
     """
 
+    limits_sizes = True
+
     def __init__(self, X: Any, sample_weight: NDArray[np.float64] | None) -> None:
-        self.user_data = X
+        self.user_data = self._X = X
         self.n_rows, self.n_features = X.shape
         self.dtype = X.dtype
         self._is_sparse = sparse.issparse(X)
@@ -83,11 +88,14 @@ class NumbaEngine:
 
     @cached_property
     def _pruning(self) -> Pruning:
-        return Pruning(self.n_rows, self.n_features, self.user_data.nbytes)
+        return Pruning(self.n_rows, self.n_features, self._X.nbytes)
 
     @property
     def labels(self) -> NDArray[np.int32]:
         return self._labels.copy()
+
+    def like_rows(self, values: NDArray[Any]) -> Any:
+        return values
 
     # ---------------------------------------------------------------- passes over all rows
 
@@ -100,7 +108,7 @@ class NumbaEngine:
         """A point near the bulk of the rows; only rounding depends on it, labels do not."""
         if self._is_sparse:
             return np.zeros(self.n_features, dtype=self.dtype)
-        some_rows = self.user_data[:: 1 + (self.n_rows - 1) // 256]
+        some_rows = self._X[:: 1 + (self.n_rows - 1) // 256]
         return np.asarray(np.median(some_rows, axis=0), dtype=self.dtype)
 
     def _chunk_bounds(self, work: int, partial_bytes: int = 0) -> IntArray:
@@ -275,7 +283,7 @@ class NumbaEngine:
 
     def _rows(self, numbers: IntArray) -> NDArray[np.floating]:
         """Copies of single rows, dense."""
-        rows = self.user_data[numbers]
+        rows = self._X[numbers]
         return np.asarray(rows.toarray() if self._is_sparse else rows, dtype=self.dtype)
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:
@@ -314,7 +322,7 @@ class NumbaEngine:
         from sklearn.cluster import kmeans_plusplus  # 0.15 s that other starts need not wait for
 
         centers, _ = kmeans_plusplus(
-            self.user_data, n_clusters, sample_weight=self._sample_weight, random_state=rng
+            self._X, n_clusters, sample_weight=self._sample_weight, random_state=rng
         )
         return np.asarray(centers, dtype=self.dtype)
 
@@ -323,38 +331,40 @@ class NumbaEngine:
     def line_optimum(self, n_clusters: int) -> FloatArray | None:
         if self.n_features != 1:
             return None
-        column = self.user_data.toarray() if self._is_sparse else self.user_data
+        column = self._X.toarray() if self._is_sparse else self._X
         centers = optimal_centers(np.ravel(column), self._sample_weight, n_clusters)
         return None if centers is None else centers[:, np.newaxis]
 
     # ---------------------------------------------------------------- fewer rows
+
+    def _over(self, X: Any, sample_weight: NDArray[np.float64] | None) -> NumbaEngine:
+        """An engine of the same kind over other rows."""
+        return NumbaEngine(X, sample_weight)
 
     def sample(self, n_rows: int, rng: np.random.RandomState) -> NumbaEngine:
         weights = self._sample_weight
         candidates = self.n_rows if weights is None else np.flatnonzero(weights > 0)
         size = min(n_rows, candidates if weights is None else len(candidates))
         numbers = np.sort(rng.choice(candidates, size, replace=False))
-        return NumbaEngine(self.user_data[numbers], None if weights is None else weights[numbers])
+        return self._over(self._X[numbers], None if weights is None else weights[numbers])
 
     def extended(self, rows: NDArray[np.floating]) -> NumbaEngine:
         added: Any = np.asarray(rows, dtype=self.dtype)
         if self._is_sparse:
-            X = sparse.vstack([self.user_data, sparse.csr_matrix(added)], format="csr")
+            X = sparse.vstack([self._X, sparse.csr_matrix(added)], format="csr")
         else:
-            X = np.concatenate([self.user_data, added])
+            X = np.concatenate([self._X, added])
         weights = self._sample_weight
         if weights is not None:
             weights = np.concatenate([weights, np.full(len(rows), weights[weights > 0].mean())])
-        return NumbaEngine(X, weights)
+        return self._over(X, weights)
 
     def of_rows(self, rows: NDArray[np.floating]) -> NumbaEngine:
-        return NumbaEngine(np.asarray(rows, dtype=self.dtype), None)
+        return self._over(np.asarray(rows, dtype=self.dtype), None)
 
     def merge_rows(self, radius: float) -> tuple[NumbaEngine, float]:
-        merged = merge_close_rows(
-            self.user_data, self._points, self._weights, self._weight_step, radius
-        )
+        merged = merge_close_rows(self._X, self._points, self._weights, self._weight_step, radius)
         if merged is None:
             return self, 0.0
         rows, weights, lost = merged
-        return NumbaEngine(rows, weights), lost
+        return self._over(rows, weights), lost

@@ -1,8 +1,9 @@
 """What an engine must do, so that the pipeline can be written once.
 
 An engine holds the rows and everything else of length n: labels, weights, tree membership. The
-pipeline sees arrays of length K only. All engines give the same labels: the nearest centre by
-squared distances summed in float64 in the order of the features, ties to the lowest index.
+pipeline sees NumPy arrays of length K only. What is reported of length n (``labels``, ``nearest``,
+``distances``) lives where the user's rows do. All engines give the same labels: the nearest centre
+by squared distances summed in float64 in the order of the features, ties to the lowest index.
 
 To add an engine, implement this protocol in a file of its own and add a row to the table in
 ``engines/__init__.py``.
@@ -42,8 +43,15 @@ class Engine(Protocol):
         """The rows as the user gave them, for callables that choose the first centres."""
 
     @property
-    def labels(self) -> NDArray[np.int32]:
-        """Labels (n,) of the last ``assign``, on the host; a copy."""
+    def limits_sizes(self) -> bool:
+        """Whether ``assign_within`` is there to be called."""
+
+    @property
+    def labels(self) -> Any:
+        """Labels (n,) int32 of the last ``assign``, where the user's rows are; a copy."""
+
+    def like_rows(self, values: NDArray[Any]) -> Any:
+        """``values``, of length K, as the user's rows are: an array, or a tensor where they are."""
 
     @property
     def total_weight(self) -> float:
@@ -123,11 +131,11 @@ class Engine(Protocol):
         None stands for: more columns, fewer distinct rows than clusters, or too long a search.
         """
 
-    def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
-        """Labels (n,) alone; those of ``assign`` are left as they are."""
+    def nearest(self, centers: NDArray[np.floating]) -> Any:
+        """Labels (n,) int32 alone, where the rows are; those of ``assign`` are left as they are."""
 
-    def distances(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Distances (n, K) to all centres, not squared, in the data's dtype."""
+    def distances(self, centers: NDArray[np.floating]) -> Any:
+        """Distances (n, K) to all centres, not squared, in ``dtype``, where the rows are."""
 
     def sample(self, n_rows: int, rng: np.random.RandomState) -> Engine:
         """An engine over ``n_rows`` rows of positive weight, drawn uniformly."""

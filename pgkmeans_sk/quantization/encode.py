@@ -103,7 +103,8 @@ class Encoder:
 
 def nearest_words(blocks: NDArray[np.floating], words: NDArray[np.floating]) -> NDArray[np.int32]:
     """Number of the nearest of ``words`` (K, width) for ``blocks`` (n, width), in their dtype."""
-    return open_engine("auto", blocks, None).nearest(words.astype(blocks.dtype, copy=False))
+    words = words.astype(blocks.dtype, copy=False)
+    return np.asarray(open_engine("numba", blocks, None).nearest(words))
 
 
 def in_metric(
