@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -22,10 +23,15 @@ from pgkmeans_sk.callbacks import (
     CallbackSupportMixin,
     with_callbacks,
 )
-from pgkmeans_sk.engines import open_engine
-from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.fitted import remember_solution, remembered_stream, unchanged_on_error
-from pgkmeans_sk.kernels.directions import to_directions
+from pgkmeans_sk.inputs import (
+    check_fit_of_blocks,
+    check_input,
+    check_rows_alone,
+    check_tree_of_blocks,
+    fit_batches,
+    open_input,
+)
 from pgkmeans_sk.parameters import (
     check_parameters,
     check_without_limits,
@@ -262,14 +268,15 @@ class PGKMeans(
         """
         with unchanged_on_error(self), spoken(self.verbose) as log:
             check_parameters(self)
-            X = validation.check_rows(self, X, reset=True)
+            check_fit_of_blocks(self, X)
+            X, weights = check_input(self, X, sample_weight, reset=True)
             validation.check_enough_rows(X.shape[0], self.n_clusters)
-            weights = validation.check_weights(sample_weight, X)
+            check_tree_of_blocks(self, X)
             size_limits = size_limits_of(self, X.shape[0], weights)
             rng = check_random_state(self.random_state)
             starts = starts_of(self, X, stacklevel=3 + WRAPPER_FRAMES)
             monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
-            engine = self._open(X, weights)
+            engine = open_input(self, X, weights)
             settings = settings_of(self, log, size_limits)
             solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             used = solution.centers[: solution.n_effective_clusters]
@@ -321,14 +328,19 @@ class PGKMeans(
         >>> len(np.unique(kmeans.predict(rows)))
         50
         """
+        if isinstance(X, Iterator):
+            with unchanged_on_error(self):
+                fit_batches(self, X, sample_weight)
+            return self
         with unchanged_on_error(self), spoken(self.verbose) as log:
             check_parameters(self)
             check_without_limits(self)
+            check_fit_of_blocks(self, X)
             is_new = not hasattr(self, "cluster_centers_")
-            X = validation.check_rows(self, X, reset=is_new)
-            weights = validation.check_weights(sample_weight, X)
+            X, weights = check_input(self, X, sample_weight, reset=is_new)
+            check_tree_of_blocks(self, X)
             settings, journal = settings_of(self, log), Journal()
-            engine = self._open(X, weights)
+            engine = open_input(self, X, weights)
             if is_new:
                 validation.check_enough_rows(X.shape[0], self.n_clusters)
                 rng = check_random_state(self.random_state)
@@ -340,12 +352,6 @@ class PGKMeans(
             remember_solution(self, engine, solution, stream, stacklevel=3)
             self.n_steps_ = 1 if is_new else getattr(self, "n_steps_", 0) + 1
         return self
-
-    def _open(self, X: Any, weights: NDArray[np.float64] | None) -> Engine:
-        """An engine over validated rows, as the metric sees them."""
-        if self.metric == "cosine":
-            X = to_directions(X)
-        return open_engine(self.engine, X, weights)
 
     # ---------------------------------------------------------------- using the clusters
 
@@ -363,8 +369,8 @@ class PGKMeans(
             Of several centres at the same distance, the lowest number.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False)
-        return self._open(X, None).nearest(self.cluster_centers_)
+        X = check_rows_alone(self, X)
+        return open_input(self, X, None).nearest(self.cluster_centers_)
 
     def fit_predict(
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None
@@ -387,8 +393,8 @@ class PGKMeans(
             Euclidean distances (not squared); with ``metric="cosine"``, 1 - cosine.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False)
-        distances = self._open(X, None).distances(self.cluster_centers_)
+        X = check_rows_alone(self, X)
+        distances = open_input(self, X, None).distances(self.cluster_centers_)
         return distances**2 / 2 if self.metric == "cosine" else distances
 
     def fit_transform(
@@ -416,9 +422,8 @@ class PGKMeans(
             Minus the weighted sum of squared distances to the nearest centres.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False)
-        weights = validation.check_weights(sample_weight, X)
-        return -self._open(X, weights).assign(self.cluster_centers_).inertia
+        X, weights = check_input(self, X, sample_weight, reset=False)
+        return -open_input(self, X, weights).assign(self.cluster_centers_).inertia
 
     # ---------------------------------------------------------------- conventions
 

@@ -22,6 +22,7 @@ LEVELS = (
         "feedback.py",
         "fitted.py",
         "functional.py",
+        "inputs.py",
         "parameters.py",
         "product_quantizer.py",
         "quantizer_parameters.py",

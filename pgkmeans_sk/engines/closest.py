@@ -62,7 +62,8 @@ def closest_numbers(
 def best_chunks(errors: FloatArray, has_row: NDArray[np.bool_]) -> IntArray:
     """Number (K,) of the first chunk with the least of the ``errors`` (n_chunks, K)."""
     # By error, then chunks that have a row, in their order: an error may overflow, and still count.
-    return np.lexsort((~has_row, errors), axis=0)[0]
+    order: IntArray = np.lexsort((~has_row, errors), axis=0)
+    return np.asarray(order[0])
 
 
 def closest_of_clusters(

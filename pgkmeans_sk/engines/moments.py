@@ -39,7 +39,9 @@ def mean_variance(
             sums[c] = distances.add_moments(*rows, near, moments[0, c], moments[1, c])
 
     run_tasks(add_chunk, n_chunks, n_threads)
-    return variance_of(*(add_in_order(part) for part in moments), float(add_in_order(sums)))
+    return variance_of(
+        add_in_order(moments[0]), add_in_order(moments[1]), float(add_in_order(sums))
+    )
 
 
 def variance_of(sums: FloatArray, squares: FloatArray, total: float) -> float:

@@ -3,8 +3,8 @@
 Where a cluster is cut, and what that gains, is told by some thousand of its rows as well as by all.
 So beyond ``NODE_NUMBERS`` numbers in the rows of all opened clusters, only some rows of the large
 ones are looked at: one from each of as many stretches of equal length, in the order of the rows.
-The choice depends on nothing but how many rows there are, so that it is the same for rows in memory,
-on disk or on other machines; those have to send no more than that.
+The choice depends on nothing but how many rows there are, so that it is the same for rows in
+memory, on disk or on other machines; those have to send no more than that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def members_taken(counts: IntArray, n_features: int) -> IntArray:
 def positions_taken(n_members: int, n_taken: int) -> IntArray:
     """Rising positions (n_taken,) below ``n_members``: somewhere in each of equal stretches."""
     steps = np.arange(n_taken + 1, dtype=np.int64)
-    if n_taken == n_members:
+    if n_taken in (0, n_members):
         return steps[:-1]
     ends = steps * n_members // n_taken
     # A place that looks random: rows may come in a rhythm.
@@ -42,7 +42,7 @@ def positions_taken(n_members: int, n_taken: int) -> IntArray:
 
 
 def taken_ranges(counts: IntArray, taken: IntArray) -> tuple[IntArray, FloatArray]:
-    """Where nodes lie (m, 2) with only ``taken`` of ``counts`` rows, and what each row stands for."""
+    """Where nodes lie (m, 2) with ``taken`` of ``counts`` rows, and what a row stands for (m,)."""
     ends = np.append(0, np.cumsum(taken))
     stand_for = np.divide(counts, taken, out=np.ones(len(taken)), where=taken > 0)
     return np.column_stack([ends[:-1], ends[1:]]), stand_for

@@ -120,7 +120,7 @@ class NodeRows:
                     weights[:, side] * share,
                     means[:, side],
                     scatters[:, side] * share,
-                )  # fmt: skip
+                )
             )
         return Cut(middles > nodes.handles[:, 0], *children)
 

@@ -1,7 +1,7 @@
 """Some consecutive rows that are at hand for a moment, and what can be done with them.
 
-Engines for rows in blocks work through tiles. Sums over all rows keep to the order of ``chunks.py``:
-a *sum* below knows how to add a run of rows to what was added up before them.
+Engines for rows in blocks work through tiles. Sums over all rows keep to the order of
+``chunks.py``: a *sum* below knows how to add a run of rows to what was added up before them.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def count_members(tile: Tile, clusters: IntArray, n_clusters: int) -> IntArray:
 def take_members(
     tile: Tile, clusters: IntArray, n_clusters: int, wanted: Sequence[IntArray]
 ) -> tuple[NDArray[np.floating], FloatArray | None]:
-    """The ``wanted`` members of each of ``clusters`` (m,), counted in the tile; cluster by cluster."""
+    """The ``wanted`` members, by their place in a tile, of each of ``clusters`` (m,) in turn."""
     counts = count_members(tile, clusters, n_clusters)
     position = np.full(n_clusters, -1, dtype=np.int64)
     position[clusters] = np.arange(len(clusters))
@@ -234,14 +234,17 @@ def take_members(
     return take_rows(tile, order[np.concatenate(chosen)])
 
 
-def take_rows(
-    tile: Tile, numbers: NDArray[Any], among_present: bool = False
-) -> tuple[NDArray[np.floating], FloatArray | None]:
-    """Copies of rows of a tile and their weights; counted among those of positive weight, if so."""
-    if among_present:
-        numbers = np.flatnonzero(tile.is_present)[numbers]
+def take_rows(tile: Tile, numbers: NDArray[Any]) -> tuple[NDArray[np.floating], FloatArray | None]:
+    """Copies of rows of a tile, and their weights."""
     weights = None if tile.sample_weight is None else tile.sample_weight[numbers]
     return np.array(tile.rows[numbers], order="C"), weights
+
+
+def take_present(
+    tile: Tile, numbers: NDArray[Any]
+) -> tuple[NDArray[np.floating], FloatArray | None]:
+    """The same, counted among the rows of positive weight."""
+    return take_rows(tile, np.flatnonzero(tile.is_present)[numbers])
 
 
 def find_farthest(
@@ -272,7 +275,7 @@ def first_distinct(
 def find_closest(
     tile: Tile, centers: NDArray[np.floating]
 ) -> tuple[FloatArray, NDArray[np.bool_], NDArray[np.floating]]:
-    """For each cluster the least squared error (K,) in a tile, whether it has a row, and that row."""
+    """The least squared error (K,) of each cluster, whether it has a row (K,), and these rows."""
     errors, numbers = closest_of_clusters(*tile.weighted_rows, tile.labels, centers)
     found = numbers >= 0
     return errors, found, np.array(tile.rows[numbers[found]], order="C")
