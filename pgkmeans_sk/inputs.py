@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from sklearn.utils.validation import validate_data
 
 from pgkmeans_sk import validation
 from pgkmeans_sk.engines import block_rows, is_in_blocks, lazy_rows, open_engine
-from pgkmeans_sk.engines.block_engine import fits_memory
+from pgkmeans_sk.engines.block_engine import BlockEngine, fits_memory
 from pgkmeans_sk.engines.block_rows import BlockRows
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.kernels.directions import to_directions
@@ -86,6 +87,17 @@ def open_input(estimator: Any, X: Any, weights: NDArray[np.float64] | None) -> E
         opened: Engine = X.open(prepare)
         return opened
     return open_engine(estimator.engine, X if prepare is None else prepare(X), weights)
+
+
+@contextlib.contextmanager
+def opened_input(estimator: Any, X: Any, weights: NDArray[np.float64] | None) -> Iterator[Engine]:
+    """The same for several passes, after which workers may forget what they have kept."""
+    engine = open_input(estimator, X, weights)
+    try:
+        yield engine
+    finally:
+        if isinstance(engine, BlockEngine):
+            engine.release()
 
 
 def fit_batches(estimator: Any, batches: Iterator[Any], sample_weight: Any) -> None:

@@ -31,6 +31,7 @@ from pgkmeans_sk.inputs import (
     check_tree_of_blocks,
     fit_batches,
     open_input,
+    opened_input,
 )
 from pgkmeans_sk.parameters import (
     check_parameters,
@@ -276,9 +277,9 @@ class PGKMeans(
             rng = check_random_state(self.random_state)
             starts = starts_of(self, X, stacklevel=3 + WRAPPER_FRAMES)
             monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
-            engine = open_input(self, X, weights)
             settings = settings_of(self, log, size_limits)
-            solution = run(engine, starts, settings, rng, self.consolidate, monitor)
+            with opened_input(self, X, weights) as engine:
+                solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             used = solution.centers[: solution.n_effective_clusters]
             stream = Stream(solution.centers, solution.sizes, used)
             remember_solution(self, engine, solution, stream, stacklevel=3 + WRAPPER_FRAMES)
@@ -340,15 +341,15 @@ class PGKMeans(
             X, weights = check_input(self, X, sample_weight, reset=is_new)
             check_tree_of_blocks(self, X)
             settings, journal = settings_of(self, log), Journal()
-            engine = open_input(self, X, weights)
-            if is_new:
-                validation.check_enough_rows(X.shape[0], self.n_clusters)
-                rng = check_random_state(self.random_state)
-                start = starts_of(self, X, stacklevel=3)[0]
-                stream = begin_stream(engine, start, settings, rng, journal)
-            else:
-                stream = remembered_stream(self)
-            stream, solution = add_batch(engine, stream, settings, journal)
+            with opened_input(self, X, weights) as engine:
+                if is_new:
+                    validation.check_enough_rows(X.shape[0], self.n_clusters)
+                    rng = check_random_state(self.random_state)
+                    start = starts_of(self, X, stacklevel=3)[0]
+                    stream = begin_stream(engine, start, settings, rng, journal)
+                else:
+                    stream = remembered_stream(self)
+                stream, solution = add_batch(engine, stream, settings, journal)
             remember_solution(self, engine, solution, stream, stacklevel=3)
             self.n_steps_ = 1 if is_new else getattr(self, "n_steps_", 0) + 1
         return self

@@ -269,6 +269,12 @@ class BlockEngine:
     def of_rows(self, rows: NDArray[np.floating]) -> NumbaEngine:
         return NumbaEngine(np.asarray(rows, dtype=self.dtype), None)
 
+    def release(self) -> None:
+        """Give up what the carrier keeps between passes, when no other pass will come."""
+        release = getattr(self._carrier, "release", None)
+        if release is not None:
+            release()
+
     # ---------------------------------------------------------------- what blocks cannot do
 
     def merge_rows(self, radius: float) -> Any:

@@ -68,6 +68,10 @@ class Tile:
             self._labels = np.full(len(self), -1, dtype=np.int32)
         return self._labels
 
+    def adopt(self, labels: NDArray[np.int32]) -> None:
+        """Take ``labels`` (m,) for those of the tile."""
+        self._labels = labels
+
     @property
     def weighted_rows(self) -> tuple[DensePoints, FloatArray, int]:
         """The rows as kernels take them."""
