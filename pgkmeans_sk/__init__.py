@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pgkmeans_sk.engines.row_source import RowBlocks
 from pgkmeans_sk.functional import pg_kmeans
 from pgkmeans_sk.kmeans import PGKMeans
 from pgkmeans_sk.results import RepairRecord
@@ -22,6 +23,7 @@ __all__ = [
     "PGKMeans",
     "ProductQuantizer",
     "RepairRecord",
+    "RowBlocks",
     "Spec",
     "__version__",
     "compress_file",

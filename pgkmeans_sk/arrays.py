@@ -56,11 +56,12 @@ def home_of(X: Any) -> Home:
 
 
 def _is_foreign(X: Any) -> bool:
-    """Whether ``X`` is an array of the array API that is neither NumPy's nor a tensor."""
+    """Whether ``X`` is an array of the array API, of a library but NumPy, PyTorch and dask."""
     return (
         hasattr(X, "__array_namespace__")
         and not isinstance(X, np.ndarray | np.generic)
         and not is_tensor(X)
+        and not hasattr(X, "__dask_graph__")
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 from numpy.typing import ArrayLike
@@ -16,23 +17,24 @@ from sklearn.utils.validation import check_is_fitted
 
 from pgkmeans_sk import validation
 from pgkmeans_sk.array_kinds import as_numpy
-from pgkmeans_sk.arrays import (
-    check_rows,
-    check_same_kind,
-    check_weights,
-    home_of,
-    on_host,
-    outline,
-)
+from pgkmeans_sk.arrays import home_of, on_host, outline
 from pgkmeans_sk.callbacks import (
     WRAPPER_FRAMES,
     CallbackMonitor,
     CallbackSupportMixin,
     with_callbacks,
 )
-from pgkmeans_sk.engines import open_engine
-from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.fitted import remember_solution, remembered_stream, unchanged_on_error
+from pgkmeans_sk.inputs import (
+    check_fit_of_blocks,
+    check_input,
+    check_kind,
+    check_rows_alone,
+    check_tree_of_blocks,
+    fit_batches,
+    open_input,
+    opened_input,
+)
 from pgkmeans_sk.parameters import (
     check_engine_limits,
     check_parameters,
@@ -289,18 +291,19 @@ class PGKMeans(
         """
         with unchanged_on_error(self), spoken(self.verbose) as log:
             check_parameters(self)
+            check_fit_of_blocks(self, X)
             home = home_of(X)
-            X = check_rows(self, X, reset=True)
+            X, weights = check_input(self, X, sample_weight, reset=True)
             validation.check_enough_rows(X.shape[0], self.n_clusters)
-            weights = check_weights(sample_weight, X)
+            check_tree_of_blocks(self, X)
             size_limits = size_limits_of(self, X.shape[0], as_numpy(weights))
             rng = check_random_state(self.random_state)
             starts = starts_of(self, outline(X), stacklevel=3 + WRAPPER_FRAMES)
-            engine = self._open(X, weights)
-            check_engine_limits(engine, size_limits)
-            monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
             settings = settings_of(self, log, size_limits)
-            solution = run(engine, starts, settings, rng, self.consolidate, monitor)
+            with opened_input(self, X, weights) as engine:
+                check_engine_limits(engine, size_limits)
+                monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
+                solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             used = solution.centers[: solution.n_effective_clusters]
             stream = Stream(solution.centers, solution.sizes, used)
             remember_solution(self, engine, solution, stream, stacklevel=3 + WRAPPER_FRAMES)
@@ -351,32 +354,32 @@ class PGKMeans(
         >>> len(np.unique(kmeans.predict(rows)))
         50
         """
+        if isinstance(X, Iterator):
+            with unchanged_on_error(self):
+                fit_batches(self, X, sample_weight)
+            return self
         with unchanged_on_error(self), spoken(self.verbose) as log:
             check_parameters(self)
             check_without_limits(self)
+            check_fit_of_blocks(self, X)
             is_new = not hasattr(self, "cluster_centers_")
             home = home_of(X)
-            X = check_rows(self, X, reset=is_new)
-            weights = check_weights(sample_weight, X)
+            X, weights = check_input(self, X, sample_weight, reset=is_new)
+            check_tree_of_blocks(self, X)
             settings, journal = settings_of(self, log), Journal()
-            engine = self._open(X, weights)
-            if is_new:
-                validation.check_enough_rows(X.shape[0], self.n_clusters)
-                rng = check_random_state(self.random_state)
-                start = starts_of(self, outline(X), stacklevel=3)[0]
-                stream = begin_stream(engine, start, settings, rng, journal)
-            else:
-                stream = remembered_stream(self)
-            stream, solution = add_batch(engine, stream, settings, journal)
+            with opened_input(self, X, weights) as engine:
+                if is_new:
+                    validation.check_enough_rows(X.shape[0], self.n_clusters)
+                    rng = check_random_state(self.random_state)
+                    start = starts_of(self, outline(X), stacklevel=3)[0]
+                    stream = begin_stream(engine, start, settings, rng, journal)
+                else:
+                    stream = remembered_stream(self)
+                stream, solution = add_batch(engine, stream, settings, journal)
             remember_solution(self, engine, solution, stream, stacklevel=3)
             home.adopt(self)
             self.n_steps_ = 1 if is_new else getattr(self, "n_steps_", 0) + 1
         return self
-
-    def _open(self, X: Any, weights: Any) -> Engine:
-        """An engine over validated rows, as the metric sees them."""
-        directions = self.metric == "cosine"
-        return open_engine(self.engine, X, weights, device=self.device, directions=directions)
 
     # ---------------------------------------------------------------- using the clusters
 
@@ -394,10 +397,10 @@ class PGKMeans(
             Where ``X`` lives. Of several centres at the same distance, the lowest number.
         """
         check_is_fitted(self)
-        check_same_kind(self, X, "predict")
+        check_kind(self, X, "predict")
         home = home_of(X)
-        X = check_rows(self, X, reset=False)
-        return home.result(self._open(X, None).nearest(on_host(self.cluster_centers_)))
+        X = check_rows_alone(self, X)
+        return home.result(open_input(self, X, None).nearest(on_host(self.cluster_centers_)))
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Any:
         """Fit and return ``labels_``; see ``fit``."""
@@ -418,10 +421,10 @@ class PGKMeans(
             1 - cosine.
         """
         check_is_fitted(self)
-        check_same_kind(self, X, "transform")
+        check_kind(self, X, "transform")
         home = home_of(X)
-        X = check_rows(self, X, reset=False)
-        distances = self._open(X, None).distances(on_host(self.cluster_centers_))
+        X = check_rows_alone(self, X)
+        distances = open_input(self, X, None).distances(on_host(self.cluster_centers_))
         return home.result(distances**2 / 2 if self.metric == "cosine" else distances)
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Any:
@@ -446,10 +449,9 @@ class PGKMeans(
             Minus the weighted sum of squared distances to the nearest centres.
         """
         check_is_fitted(self)
-        check_same_kind(self, X, "score")
-        X = check_rows(self, X, reset=False)
-        weights = check_weights(sample_weight, X)
-        return -self._open(X, weights).assign(on_host(self.cluster_centers_)).inertia
+        check_kind(self, X, "score")
+        X, weights = check_input(self, X, sample_weight, reset=False)
+        return -open_input(self, X, weights).assign(on_host(self.cluster_centers_)).inertia
 
     # ---------------------------------------------------------------- conventions
 

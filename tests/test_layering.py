@@ -32,6 +32,7 @@ LEVELS = (
         "feedback.py",
         "fitted.py",
         "functional.py",
+        "inputs.py",
         "parameters.py",
         "product_quantizer.py",
         "quantizer_parameters.py",

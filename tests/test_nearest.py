@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from pgkmeans_sk.engines import numba_cpu
+from pgkmeans_sk.engines import chunks
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import dense_points
@@ -26,7 +26,7 @@ weightings = pytest.mark.parametrize("weighting", ["none", "random", "some zero"
 @pytest.fixture
 def many_chunks(monkeypatch):
     """Small problems are cut into as many chunks as large ones."""
-    monkeypatch.setattr(numba_cpu, "CHUNK_WORK", 200)
+    monkeypatch.setattr(chunks, "CHUNK_WORK", 200)
 
 
 @every_problem

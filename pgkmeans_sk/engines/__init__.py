@@ -11,7 +11,9 @@ from importlib import import_module
 from typing import Any, cast
 
 from pgkmeans_sk.array_kinds import is_tensor
+from pgkmeans_sk.engines.block_rows import BlockRows
 from pgkmeans_sk.engines.protocol import Engine
+from pgkmeans_sk.engines.row_source import RowBlocks
 
 # name -> module and function that opens it; imported only when asked for
 _ENGINES = {
@@ -68,3 +70,24 @@ def open_engine(
         options = {"directions": directions, "device": device}
     opener = cast(Callable[..., Engine], getattr(import_module(module), function))
     return opener(X, sample_weight, **options)
+
+
+def is_in_blocks(X: Any) -> bool:
+    """Whether rows are in blocks elsewhere: ``RowBlocks``, or a collection of dask."""
+    # The protocol of dask, so that it need not be imported to see that somebody has.
+    return isinstance(X, RowBlocks) or hasattr(type(X), "__dask_graph__")
+
+
+def block_rows(X: Any, sample_weight: Any) -> BlockRows:
+    """Rows in blocks, looked at once: shape, dtype, and how to open an engine over them.
+
+    Raises ``ValueError`` for the first block, in the order of the rows, that cannot be used.
+    """
+    kind = "stored_blocks" if isinstance(X, RowBlocks) else "dask_blocks"
+    look = import_module(f"pgkmeans_sk.engines.{kind}").look_at_rows
+    return cast(BlockRows, look(X, sample_weight))
+
+
+def lazy_rows(X: Any) -> Any:
+    """Rows of dask for ``predict`` and ``transform``, of which nothing is looked at yet."""
+    return import_module("pgkmeans_sk.engines.dask_blocks").LazyRows(X)

@@ -55,7 +55,29 @@ def closest_numbers(
         )  # fmt: skip
 
     run_tasks(search_chunk, len(errors), n_threads)
-    # By error, then chunks that have a row, in their order: an error may overflow, and still count.
-    of_chunk = np.lexsort((numbers < 0, errors), axis=0)[0]
-    found = np.take_along_axis(numbers, of_chunk[np.newaxis], axis=0)[0]
+    found = np.take_along_axis(numbers, best_chunks(errors, numbers >= 0)[np.newaxis], axis=0)[0]
     return np.asarray(found[found >= 0])
+
+
+def best_chunks(errors: FloatArray, has_row: NDArray[np.bool_]) -> IntArray:
+    """Number (K,) of the first chunk with the least of the ``errors`` (n_chunks, K)."""
+    # By error, then chunks that have a row, in their order: an error may overflow, and still count.
+    order: IntArray = np.lexsort((~has_row, errors), axis=0)
+    return np.asarray(order[0])
+
+
+def closest_of_clusters(
+    points: Any,
+    weights: NDArray[np.float64],
+    weight_step: int,
+    labels: NDArray[np.int32],
+    centers: NDArray[np.floating],
+) -> tuple[FloatArray, IntArray]:
+    """Squared error (K,) and number (K,) of the row nearest to each centre; -1 if it has none."""
+    rows = np.ascontiguousarray(centers, dtype=np.float64)
+    norms = np.einsum("jt,jt->j", rows, rows)
+    errors, numbers = np.full(len(rows), np.inf), np.full(len(rows), -1, dtype=np.int64)
+    find_closest(
+        points, weights, weight_step, 0, len(labels), rows.ravel(), norms, labels, errors, numbers
+    )
+    return errors, numbers

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.nearest import add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.pruned import assign_pruned
@@ -118,10 +119,8 @@ class DensePass:
 
     def assignment(self) -> Assignment:
         """What the pass has found, summed up."""
-        parts = self._sums, self._sizes, self._sq_errors
-        total, sizes, sq_errors = (
-            part[0] if len(part) == 1 else part.sum(axis=0) for part in parts
+        sums, sizes, sq_errors = (
+            add_in_order(part) for part in (self._sums, self._sizes, self._sq_errors)
         )
-        total /= np.where(sizes == 0.0, np.nan, sizes)[:, np.newaxis]
-        total += self._centers  # rows were added up relative to their centres
-        return Assignment(total, sizes, sq_errors.sum(axis=1), int(self._n_changed.sum()))
+        n_changed = int(self._n_changed.sum())
+        return sums_to_assignment(sums, sizes, sq_errors, n_changed, self._centers)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.engines.chunks import add_in_order
 from pgkmeans_sk.kernels import distances
-from pgkmeans_sk.results import IntArray
+from pgkmeans_sk.results import FloatArray, IntArray
 from pgkmeans_sk.threads import run_tasks
 
 
@@ -38,5 +39,12 @@ def mean_variance(
             sums[c] = distances.add_moments(*rows, near, moments[0, c], moments[1, c])
 
     run_tasks(add_chunk, n_chunks, n_threads)
-    mean, square = moments.sum(axis=1) / sums.sum()
+    return variance_of(
+        add_in_order(moments[0]), add_in_order(moments[1]), float(add_in_order(sums))
+    )
+
+
+def variance_of(sums: FloatArray, squares: FloatArray, total: float) -> float:
+    """The same of the moments (d,) of all rows about a point, and of their weight."""
+    mean, square = sums / total, squares / total
     return float(np.maximum(square - mean**2, 0.0).mean())

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pgkmeans_sk.engines import chunks
 from pgkmeans_sk.engines.closest import closest_numbers, own_sq_errors
 from pgkmeans_sk.engines.dense_pass import DensePass
+from pgkmeans_sk.engines.draws import draw_by_weight, draw_numbers
 from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.moments import mean_variance
@@ -28,19 +30,10 @@ from pgkmeans_sk.kernels.vectors import vector_bytes
 from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
-MAX_CHUNKS = 64
-CHUNK_WORK = 3_000_000
-"""Multiplications in a chunk, about: 0.1 ms, several times the price of handing it out."""
-ROW_WORK = 400
-FEATURE_WORK = 16
-"""What a row costs in a pass before it meets the first centre, in multiplications: to bring it into
-the kernel's layout and to add it up."""
 SECOND_PASS_CENTERS = 32
 """Fewer are all looked at again as fast as it is found out whether that is needed."""
 CLOSEST_CHUNK = 4096
 """Rows in a chunk when the row closest to each centre is sought."""
-PARTIAL_SUM_BYTES = 2**25
-"""Memory for the chunks' partial sums, beyond four times the sums themselves."""
 
 
 def open_numba_engine(
@@ -108,22 +101,12 @@ class NumbaEngine:
         """A point near the bulk of the rows; only rounding depends on it, labels do not."""
         if self._is_sparse:
             return np.zeros(self.n_features, dtype=self.dtype)
-        some_rows = self._X[:: 1 + (self.n_rows - 1) // 256]
+        some_rows = self._X[:: chunks.origin_step(self.n_rows)]
         return np.asarray(np.median(some_rows, axis=0), dtype=self.dtype)
 
     def _chunk_bounds(self, work: int, partial_bytes: int = 0) -> IntArray:
         """Bounds of the chunks; they depend on the shape of the problem alone."""
-        by_memory = max(4, PARTIAL_SUM_BYTES // partial_bytes) if partial_bytes else MAX_CHUNKS
-        n_chunks = max(1, min(round(work / CHUNK_WORK), by_memory, MAX_CHUNKS))
-        if n_chunks == 1:
-            return np.array([0, self.n_rows])
-        n_chunks += n_chunks % 2  # for two cores, or four
-        return np.linspace(0, self.n_rows, n_chunks + 1).astype(np.int64)
-
-    def _pass_work(self, centers: NDArray[np.floating]) -> int:
-        """What a pass over all centres costs, in multiplications."""
-        per_row = centers.size + FEATURE_WORK * self.n_features + ROW_WORK
-        return int(self.n_rows * per_row)
+        return chunks.chunk_bounds(self.n_rows, work, partial_bytes)
 
     def _over_chunks(self, bounds: IntArray, task: Callable[[int, int, int], None]) -> None:
         """Call ``task(number, start, stop)`` for each chunk of rows."""
@@ -165,7 +148,7 @@ class NumbaEngine:
 
     def _dense_pass(self, centers: NDArray[np.floating], labels: NDArray[np.int32]) -> DensePass:
         """A pass over all rows, which replaces ``labels``."""
-        bounds = self._chunk_bounds(self._pass_work(centers), partial_bytes=8 * centers.size)
+        bounds = chunks.pass_bounds(self.n_rows, centers)
         rows = self._points, self._weights, self._weight_step
         return DensePass(rows, labels, centers, self._origin, bounds, self._n_threads)
 
@@ -184,13 +167,13 @@ class NumbaEngine:
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
         if self._utilities is not None and self._utilities[0] is centers:
-            return np.asarray(self._utilities[1].sum(axis=0))
+            return np.array(chunks.add_in_order(self._utilities[1]))
         labels = np.empty(self.n_rows, dtype=np.int32)
         if self._is_sparse:
             packed = self._sparse_rows.packed(centers, self._n_threads)
             return self._label_sparse(packed, labels)[1]
         found = self._dense_pass(centers, labels).look_at_all(np.empty(0, dtype=self.dtype))
-        return np.asarray(found.sum(axis=0))
+        return np.array(chunks.add_in_order(found))
 
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:
         """Labels (n,) alone, by the same kernel as ``assign``."""
@@ -208,7 +191,7 @@ class NumbaEngine:
                 labels, *no_sums, *unwanted,
             )  # fmt: skip
 
-        self._over_chunks(self._chunk_bounds(self._pass_work(centers)), label_chunk)
+        self._over_chunks(self._chunk_bounds(chunks.pass_work(self.n_rows, centers)), label_chunk)
         return labels
 
     def distances(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -301,20 +284,17 @@ class NumbaEngine:
         return self._rows(np.fromiter(seen.values(), dtype=np.int64))
 
     def closest_rows(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
-        bounds = self._chunk_bounds(CHUNK_WORK // CLOSEST_CHUNK * self.n_rows)
+        bounds = self._chunk_bounds(chunks.CHUNK_WORK // CLOSEST_CHUNK * self.n_rows)
         labelled = self._points, self._weights, self._weight_step, self._labels
         return self._rows(closest_numbers(*labelled, centers, bounds, self._n_threads))
 
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
-        weights, candidates = self._weights, np.arange(self.n_rows)
-        if self._sample_weight is not None:
-            candidates = np.flatnonzero(self._sample_weight > 0)
-            weights = self._sample_weight[candidates]
-        # Equal weights draw the same rows as none.
-        shares = None if weights.min() == weights.max() else weights / weights.sum()
-        n_drawn = min(n_rows, len(candidates))
-        drawn = rng.choice(candidates, n_drawn, replace=False, p=shares)
-        return self._rows(np.resize(drawn, n_rows))  # too few rows: repeated, repaired later
+        if self._sample_weight is None:
+            return self._rows(draw_by_weight(None, self.n_rows, n_rows, rng))
+        candidates = np.flatnonzero(self._sample_weight > 0)
+        weights = self._sample_weight[candidates]
+        # Too few rows: repeated, repaired later.
+        return self._rows(candidates[draw_by_weight(weights, len(candidates), n_rows, rng)])
 
     def draw_kmeans_plusplus(
         self, n_clusters: int, rng: np.random.RandomState
@@ -343,10 +323,13 @@ class NumbaEngine:
 
     def sample(self, n_rows: int, rng: np.random.RandomState) -> NumbaEngine:
         weights = self._sample_weight
-        candidates = self.n_rows if weights is None else np.flatnonzero(weights > 0)
-        size = min(n_rows, candidates if weights is None else len(candidates))
-        numbers = np.sort(rng.choice(candidates, size, replace=False))
-        return self._over(self._X[numbers], None if weights is None else weights[numbers])
+        if weights is None:
+            numbers = np.sort(draw_numbers(self.n_rows, min(n_rows, self.n_rows), rng))
+            return self._over(self._X[numbers], None)
+        candidates = np.flatnonzero(weights > 0)
+        drawn = draw_numbers(len(candidates), min(n_rows, len(candidates)), rng)
+        numbers = candidates[np.sort(drawn)]
+        return self._over(self._X[numbers], weights[numbers])
 
     def extended(self, rows: NDArray[np.floating]) -> NumbaEngine:
         added: Any = np.asarray(rows, dtype=self.dtype)

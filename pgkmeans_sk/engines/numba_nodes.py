@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.merging import row_dtype
+from pgkmeans_sk.engines.node_members import members_taken, positions_taken, taken_ranges
 from pgkmeans_sk.kernels import split
 from pgkmeans_sk.kernels.points import Points
 from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
@@ -35,9 +36,15 @@ class NodeRows:
         self._order: NDArray[Any] = np.empty(0, dtype=np.int32)
         self._keys: FloatArray = np.empty(0)
 
-    def open(self, rows: NDArray[Any], ranges: IntArray) -> Nodes:
-        """Nodes with the rows ``rows[low:high]``, for each of the ``ranges`` (m, 2)."""
+    def open(
+        self, rows: NDArray[Any], ranges: IntArray, stand_for: FloatArray | None = None
+    ) -> Nodes:
+        """Nodes with the rows ``rows[low:high]``, for each of the ``ranges`` (m, 2).
+
+        ``stand_for`` (m,) tells how many rows of a node each of these stands for; by default, 1.
+        """
         self._order, self._keys = rows, np.empty(len(rows))
+        self._starts, self._stand_for = ranges[:, 0], stand_for
         n_nodes = len(ranges)
         means, moments = np.empty((n_nodes, self._n_features)), np.empty((n_nodes, 2))
 
@@ -47,10 +54,23 @@ class NodeRows:
             )
 
         run_tasks(measure, n_nodes, self._n_threads if len(rows) > GROUP_NUMBERS else 1)
-        return Nodes(ranges, np.diff(ranges)[:, 0], moments[:, 0], means, moments[:, 1])
+        share = self._share_of(ranges)
+        return Nodes(
+            ranges, np.diff(ranges)[:, 0], moments[:, 0] * share, means, moments[:, 1] * share
+        )
+
+    def _share_of(self, ranges: IntArray) -> FloatArray | float:
+        """How many rows each row of nodes stands for, which are in what was opened."""
+        if self._stand_for is None:
+            return 1.0
+        opened = np.searchsorted(self._starts, ranges[:, 0], side="right") - 1
+        return self._stand_for[opened]
 
     def open_clusters(self, labels: NDArray[np.int32], clusters: IntArray) -> Nodes:
-        """One node for each of ``clusters`` (m,): its rows of positive weight by ``labels``."""
+        """One node for each of ``clusters`` (m,): its rows of positive weight by ``labels``.
+
+        Or, of large ones, some of these rows (``node_members.py``).
+        """
         position = np.full(1 + max(int(labels.max()), int(np.max(clusters))), -1, dtype=np.int64)
         position[clusters] = np.arange(len(clusters))
         ends = np.zeros(len(clusters) + 1, dtype=np.int64)
@@ -59,7 +79,15 @@ class NodeRows:
         np.cumsum(ends, out=ends)
         rows = np.empty(ends[-1], dtype=row_dtype(len(labels)))
         split.list_members(*members, ends[:-1].copy(), rows)
-        return self.open(rows, np.column_stack([ends[:-1], ends[1:]]))
+        counts = np.diff(ends)
+        taken = members_taken(counts, self._n_features)
+        if (taken == counts).all():
+            return self.open(rows, np.column_stack([ends[:-1], ends[1:]]))
+        positions = [
+            low + positions_taken(*pair)
+            for low, *pair in zip(ends[:-1], counts.tolist(), taken.tolist(), strict=True)
+        ]
+        return self.open(rows[np.concatenate(positions)], *taken_ranges(counts, taken))
 
     def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
         """Cut each of the open ``nodes`` in two (see ``Engine.cut``)."""
@@ -79,13 +107,20 @@ class NodeRows:
             )  # fmt: skip
 
         run_tasks(cut_group, len(groups) - 1, self._n_threads)
+        share = self._share_of(nodes.handles)
         children = []
         for side, (low, high) in enumerate(
             ((nodes.handles[:, 0], middles), (middles, nodes.handles[:, 1]))
         ):
             ranges = np.column_stack([low, high])
             children.append(
-                Nodes(ranges, high - low, weights[:, side], means[:, side], scatters[:, side])
+                Nodes(
+                    ranges,
+                    high - low,
+                    weights[:, side] * share,
+                    means[:, side],
+                    scatters[:, side] * share,
+                )
             )
         return Cut(middles > nodes.handles[:, 0], *children)
 

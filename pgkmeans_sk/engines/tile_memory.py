@@ -1,0 +1,138 @@
+"""What a worker remembers of tiles between two passes: their labels, and bounds that spare work.
+
+Work on tiles is a function of rows and centres alone, so that a task can be done again anywhere
+when a worker is lost. What is remembered here only makes it faster: where nothing is found, labels
+are found again with the centres of the pass before.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.engines import tiles
+from pgkmeans_sk.engines.pruning import Pruning
+from pgkmeans_sk.kernels.nearest import pack_centers
+
+MAX_FITS = 4
+"""Fits that a process remembers at the same time; of more, the oldest is done without."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One assignment of all rows, as a tile needs to know of it.
+
+    ``before`` are the centres of the pass before, None for the first; ``typical_distance`` is that
+    of a row to its centre then.
+    """
+
+    fit: str
+    number: int
+    centers: NDArray[np.floating]
+    before: NDArray[np.floating] | None
+    origin: NDArray[np.floating]
+    typical_distance: float
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A tile after pass ``number``; ``n_changed`` is None if nobody has counted."""
+
+    number: int
+    labels: NDArray[np.int32]
+    n_changed: int | None
+    pruning: Pruning | None
+
+
+class Memory:
+    """Remembered tiles of some fits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._fits: dict[str, dict[int, Remembered]] = {}
+
+    def take(self, fit: str, first: int) -> Remembered | None:
+        """What is known of the tile that begins with row ``first``; it is forgotten here."""
+        with self._lock:
+            return self._fits.get(fit, {}).pop(first, None)
+
+    def keep(self, fit: str, first: int, known: Remembered) -> None:
+        """Remember a tile."""
+        with self._lock:
+            self._fits.setdefault(fit, {})[first] = known
+            while len(self._fits) > MAX_FITS:
+                del self._fits[next(iter(self._fits))]
+
+    def forget(self, fit: str) -> None:
+        """Forget all tiles of a fit."""
+        with self._lock:
+            self._fits.pop(fit, None)
+
+    def __len__(self) -> int:
+        return len(self._fits)
+
+
+memory = Memory()
+"""That of this process. A worker has no other place to keep something for the next task."""
+
+
+def forget(fit: str) -> None:
+    """Forget all tiles of a fit in this process."""
+    memory.forget(fit)
+
+
+def label_tile(tile: tiles.Tile, now: Pass) -> int:
+    """Label a tile; returns how many labels are not those of the pass before."""
+    known = memory.take(now.fit, tile.first)
+    if known is not None and known.number == now.number and known.n_changed is not None:
+        tile.adopt(known.labels)
+        memory.keep(now.fit, tile.first, known)
+        return known.n_changed
+    pruning = None
+    if known is not None and known.number == now.number - 1:
+        tile.adopt(known.labels.copy())
+        pruning = known.pruning
+    elif now.before is not None:
+        tiles.label(tile, pack_centers(now.before, now.origin), 0, len(tile))
+    if pruning is None:
+        pruning = Pruning(len(tile), tile.rows.shape[1], tile.rows.nbytes)
+    n_changed = _label(tile, now, pruning)
+    memory.keep(now.fit, tile.first, Remembered(now.number, tile.labels, n_changed, pruning))
+    return n_changed
+
+
+def recall_labels(tile: tiles.Tile, now: Pass) -> None:
+    """Give a tile the labels of a pass that is over."""
+    known = memory.take(now.fit, tile.first)
+    if known is None or known.number != now.number:
+        tiles.label(tile, pack_centers(now.centers, now.origin), 0, len(tile))
+        known = Remembered(now.number, tile.labels, None, None)
+    tile.adopt(known.labels)
+    memory.keep(now.fit, tile.first, known)
+
+
+def _label(tile: tiles.Tile, now: Pass, pruning: Pruning) -> int:
+    """Label a tile with bounds if they pay, as ``NumbaEngine.assign`` does."""
+    n_changed = 0
+
+    def look_at_all() -> None:
+        nonlocal n_changed
+        n_changed = tiles.label(tile, pack_centers(now.centers, now.origin), 0, len(tile))
+
+    if not pruning.is_for(now.centers):
+        pruning.forget()
+        look_at_all()
+        return n_changed
+    doubts = pruning.bounds_for(now.centers, now.typical_distance)
+
+    def look_at_doubts() -> None:
+        nonlocal n_changed
+        assert doubts is not None
+        n_changed = tiles.label_doubts(tile, now.centers, now.origin, doubts, pruning)
+
+    work = look_at_all if doubts is None else look_at_doubts
+    pruning.timed(now.centers, doubts is not None, work)
+    return n_changed
