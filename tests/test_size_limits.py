@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
 
 from pgkmeans_sk import PGKMeans, pg_kmeans
-from pgkmeans_sk.engines import numba_cpu, numba_limits
+from pgkmeans_sk.engines import numba_cpu, numba_limits, open_engine
 from pgkmeans_sk.kernels.directions import to_directions
 from pgkmeans_sk.results import SizeLimits
 from tests import reference
@@ -22,6 +22,12 @@ from tests.test_promises import recorded_inertias
 FORMS = {"dense": np.asarray, "csr": sparse.csr_matrix}
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 LINE = np.array([[0.0], [1], [2], [3], [10], [11]])
+
+
+@pytest.fixture
+def engine():
+    """The engine that limits sizes: others refuse to (``Engine.limits_sizes``)."""
+    return lambda X, sample_weight=None: open_engine("numba", X, sample_weight)
 
 
 def assert_within(estimator, X, smallest, largest, weights=None, leeway=0.0):
