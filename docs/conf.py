@@ -40,9 +40,8 @@ templates_path = ["_templates"]
 # A link that leads nowhere is an error (-W): those to other projects are not resolved here, since
 # that would need their inventories from the network.
 nitpicky = True
-nitpick_ignore_regex = [
-    (r"py:.*", r"(sklearn|numpy|scipy|torch|transformers|pandas|matplotlib|faiss|nanopq)\..*"),
-]
+elsewhere = "sklearn numpy scipy torch transformers pandas matplotlib faiss nanopq dask distributed"
+nitpick_ignore_regex = [(r"py:.*", rf"({elsewhere.replace(' ', '|')})\..*")]
 myst_enable_extensions = ["colon_fence", "attrs_inline"]
 myst_heading_anchors = 3
 highlight_language = "none"  # of blocks that do not name one: what a terminal shows
