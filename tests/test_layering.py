@@ -20,6 +20,7 @@ LEVELS = (
     ("quantization/*.py",),
     (
         "arrays.py",
+        "batch.py",
         "kmeans.py",
         "feedback.py",
         "fitted.py",
