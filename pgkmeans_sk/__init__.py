@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pgkmeans_sk.engines.row_source import RowBlocks
-from pgkmeans_sk.functional import pg_kmeans
+from pgkmeans_sk.functional import pg_kmeans, pg_kmeans_batch
 from pgkmeans_sk.kmeans import PGKMeans
 from pgkmeans_sk.results import RepairRecord
 
@@ -30,6 +30,7 @@ __all__ = [
     "decompress_file",
     "describe_file",
     "pg_kmeans",
+    "pg_kmeans_batch",
 ]
 
 # Who only clusters need not wait for these.

@@ -1,4 +1,4 @@
-"""PG k-means as a function, like ``sklearn.cluster.k_means``."""
+"""PG k-means as functions: like ``sklearn.cluster.k_means``, and for many problems at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from pgkmeans_sk.arrays import home_of
+from pgkmeans_sk.batch import fit_problems
 from pgkmeans_sk.kmeans import PGKMeans
 
 
@@ -101,3 +103,99 @@ def pg_kmeans(
     ).fit(X, sample_weight=sample_weight)
     result = estimator.cluster_centers_, estimator.labels_, estimator.inertia_
     return (*result, estimator.n_iter_) if return_n_iter else result
+
+
+def pg_kmeans_batch(
+    X: Any,
+    n_clusters: int,
+    *,
+    sample_weight: Any = None,
+    init: Any = "partition",
+    n_init: int | str = "auto",
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    random_state: Any = None,
+    algorithm: str = "auto",
+    consolidate: str | float | None = None,
+    refine: int = 0,
+    metric: str = "euclidean",
+    engine: str = "auto",
+    device: Any = None,
+) -> tuple[Any, Any, Any]:
+    """Partitioning-Guided k-means clustering of many problems of one shape.
+
+    Each problem is clustered as :func:`pg_kmeans` would cluster it alone, with the same parameters:
+    to the same bits, and with no empty cluster. Those in the memory of the host are worked on side
+    by side.
+
+    Parameters
+    ----------
+    X : {array-like, tensor} of shape (n_problems, n_samples, n_features)
+        Rows to cluster, problem by problem. Results are tensors, on its device, if it is a PyTorch
+        tensor.
+    n_clusters : int
+        Number of clusters of each problem.
+    sample_weight : array-like of shape (n_samples,) or (n_problems, n_samples), default=None
+        Weights >= 0, not all zero in any problem; None means ones.
+    init : str, callable or array-like of shape (n_problems, n_clusters, n_features)
+        As in :class:`PGKMeans`; or the first centres of each problem.
+    random_state : int, RandomState instance or None, default=None
+        Each problem begins with the same random numbers.
+    n_init, max_iter, tol, algorithm, consolidate, refine, metric, engine, device
+        As in :class:`PGKMeans`.
+
+    Returns
+    -------
+    centroids : ndarray or tensor of shape (n_problems, n_clusters, n_features)
+        Centres.
+    labels : ndarray or tensor of shape (n_problems, n_samples), int32
+        Number of the nearest centre of its own problem for each row.
+    inertias : ndarray of shape (n_problems,), float64
+        Weighted sums of squared distances of the rows to their centres.
+
+    Raises
+    ------
+    ValueError
+        If a parameter, the rows or the weights are not as described.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a problem has fewer distinct rows than clusters.
+
+    See Also
+    --------
+    pg_kmeans : A single problem.
+
+    References
+    ----------
+    arXiv:2306.14031; see docs/algorithm.md.
+
+    Examples
+    --------
+    A codebook of 16 words for each of four groups of weights:
+
+    >>> import numpy as np
+    >>> from pgkmeans_sk import pg_kmeans_batch
+    >>> groups = np.random.default_rng(0).normal(size=(4, 500, 2))
+    >>> centroids, labels, inertias = pg_kmeans_batch(groups, n_clusters=16)
+    >>> centroids.shape, labels.shape, inertias.shape
+    ((4, 16, 2), (4, 500), (4,))
+    """
+    estimator = PGKMeans(
+        n_clusters,
+        init=init,
+        n_init=n_init,
+        max_iter=max_iter,
+        tol=tol,
+        random_state=random_state,
+        algorithm=algorithm,
+        consolidate=consolidate,
+        refine=refine,
+        metric=metric,
+        engine=engine,
+        device=device,
+    )
+    home = home_of(X)
+    centroids, labels, inertias = fit_problems(estimator, X, sample_weight)
+    return home.result(centroids), home.result(labels), inertias

@@ -11,7 +11,16 @@ import pgkmeans_sk
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NEVER_LOADED = {"torch", "dask", "distributed", "matplotlib", "polars", "typer", "safetensors"}
+NEVER_LOADED = {
+    "torch",
+    "triton",
+    "dask",
+    "distributed",
+    "matplotlib",
+    "polars",
+    "typer",
+    "safetensors",
+}
 # scikit-learn 1.9 and Numba (yaml) import these by themselves where they are installed, so their
 # presence says nothing about this package; test_layering.py finds an import of our own.
 LOADED_BY_OTHERS = {"pandas", "rich", "yaml"}

@@ -79,6 +79,16 @@ def test_labels_do_not_depend_on_blocks(device, problem):
     np.testing.assert_array_equal(opened.nearest(problem.centers), expected)
 
 
+@devices
+@pytest.mark.parametrize("scale", [1e17, 3e18, 6e18, 1e19, 1e37])
+def test_labels_of_rows_whose_squares_overflow(device, scale):
+    rng = np.random.default_rng(0)
+    X = (scale * rng.standard_normal((200, 5))).astype(np.float32)
+    X[::7] *= np.float32(1e-9)  # beside rows and centres of ordinary size
+    opened = open_device_engine(X, None, device)
+    np.testing.assert_array_equal(opened.nearest(X[:20]), reference.labels(X, X[:20]))
+
+
 @pytest.mark.parametrize("precision", ["high", "medium"])
 @every_problem
 def test_precision_of_products_does_not_matter(monkeypatch, precision, problem):

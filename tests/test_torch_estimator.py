@@ -205,6 +205,16 @@ def test_function():
     assert isinstance(pg_kmeans(ROWS, 4, device="cpu")[1], np.ndarray)
 
 
+def test_code_words_of_a_product_quantizer():
+    from pgkmeans_sk import ProductQuantizer
+
+    own, others = PGKMeans(max_iter=5), PGKMeans(max_iter=5, device="cpu")
+    parameters = {"block_size": 3, "n_codes": 16, "random_state": 0}
+    expected = ProductQuantizer(quantizer=own, **parameters).fit(ROWS)
+    found = ProductQuantizer(quantizer=others, **parameters).fit(ROWS)
+    np.testing.assert_allclose(found.codebooks_, expected.codebooks_, rtol=1e-3, atol=1e-5)
+
+
 # ------------------------------------------------------------------ as an estimator
 
 

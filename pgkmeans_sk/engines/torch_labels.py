@@ -22,11 +22,16 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from pgkmeans_sk.engines.torch_memory import block_rows, blocks
+
+USES_TRITON = False
+"""Whether rows on CUDA go through the kernel of ``triton_labels.py``, which needs no matrix of rows
+times centres. Off until it has been measured on a GPU; labels are the same."""
 
 _TF32_PARTS = ((0, 0), (0, 1), (1, 0))
 _BFLOAT16_PARTS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
@@ -88,6 +93,7 @@ class PackedCenters:
     exact: torch.Tensor  # (K, d) float64
     origin: torch.Tensor  # (d,) of the working dtype
     columns: torch.Tensor  # (parts * d, K), shifted centres times -2
+    whole_columns: torch.Tensor  # (d, K), the same in one part
     starts: torch.Tensor  # (K,) (1 - kappa) |c|^2
     norms: torch.Tensor  # (K,) |c|^2
     products: Products
@@ -107,6 +113,7 @@ def pack_centers(exact: torch.Tensor, origin: torch.Tensor) -> PackedCenters:
     # n products of rounded numbers, added in any order, and what stands around them.
     n_products = n_features * len(products.pairs)
     kappa = (n_products + 16) * limits.eps + 4 * n_features * torch.finfo(torch.float64).eps
+    whole_columns = (-2 * shifted).T.contiguous()
     columns = products.side_by_side(-2 * shifted, 1).T.contiguous()
     largest = limits.max / 8
     if not bool(norms.max() < largest):
@@ -114,7 +121,16 @@ def pack_centers(exact: torch.Tensor, origin: torch.Tensor) -> PackedCenters:
     starts = ((1.0 - min(kappa, 1.0)) * norms).to(dtype)
     smallest = limits.tiny * (n_features + 8)
     return PackedCenters(
-        exact, origin, columns, starts, norms.to(dtype), products, kappa, smallest, largest
+        exact,
+        origin,
+        columns,
+        whole_columns,
+        starts,
+        norms.to(dtype),
+        products,
+        kappa,
+        smallest,
+        largest,
     )
 
 
@@ -134,12 +150,12 @@ def label_rows(
         return labels
     doubtful = torch.empty(len(X), dtype=torch.bool, device=X.device)
     row_bytes = packed.starts.element_size() * (n_centers + 4 * len(packed.columns))
-    for start, stop in blocks(len(X), block_rows(X.device, row_bytes)):
-        values, sq_norms = _values(X[start:stop], packed)
-        best, nearest = values.min(dim=1)
+    is_fused = _is_fused(X)
+    size = len(X) if is_fused else block_rows(X.device, row_bytes)
+    for start, stop in blocks(len(X), size):
+        find_two = _two_nearest_fused if is_fused else _two_nearest
+        gap, nearest, sq_norms = find_two(X[start:stop], packed)
         bound = _bound(sq_norms, nearest, packed)
-        values.scatter_(1, nearest[:, None], float("inf"))
-        gap = values.amin(dim=1) - best
         labels[start:stop] = nearest
         torch.logical_not(gap > bound, out=doubtful[start:stop])
         if gaps is not None:
@@ -151,6 +167,35 @@ def label_rows(
         chosen = rows[start:stop]
         labels[chosen] = _decide(X[chosen], packed)
     return labels
+
+
+def _is_fused(X: torch.Tensor) -> bool:
+    """Whether the kernel of ``triton_labels.py`` finds the candidates for rows like ``X``."""
+    return (
+        USES_TRITON and X.is_cuda and X.dtype != torch.float64 and find_spec("triton") is not None
+    )
+
+
+def _two_nearest_fused(
+    X: torch.Tensor, packed: PackedCenters
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What ``_two_nearest`` returns, by one kernel."""
+    from pgkmeans_sk.engines.triton_labels import nearest_two
+
+    best, second, nearest, sq_norms = nearest_two(
+        X, packed.origin, packed.whole_columns, packed.starts
+    )
+    return second - best, nearest.to(torch.int64), sq_norms
+
+
+def _two_nearest(
+    X: torch.Tensor, packed: PackedCenters
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """How much more the second least value is, where the least one is, and |x|^2, (b,) each."""
+    values, sq_norms = _values(X, packed)
+    best, nearest = values.min(dim=1)
+    values.scatter_(1, nearest[:, None], float("inf"))
+    return values.amin(dim=1) - best, nearest, sq_norms
 
 
 def _values(X: torch.Tensor, packed: PackedCenters) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,9 +17,9 @@ HOST_BLOCK_BYTES = 2**22
 """The same on the CPU, where a block had better stay in the cache."""
 FREE_SHARE = 4
 """At most one part in so many of the free memory is taken."""
-SUM_NUMBERS = 2**22
-"""Numbers in a block of rows that are added up: 32 MiB in float64."""
-MAX_SUM_ROWS = 2**16
+SUM_NUMBERS = 2**23
+"""Numbers in a block of rows that are added up: 64 MiB in float64."""
+MAX_SUM_ROWS = 2**18
 
 
 def free_bytes(device: torch.device) -> int | None:
