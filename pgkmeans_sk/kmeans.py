@@ -424,7 +424,8 @@ class PGKMeans(
         """
         check_is_fitted(self)
         X, weights = check_input(self, X, sample_weight, reset=False)
-        return -open_input(self, X, weights).assign(self.cluster_centers_).inertia
+        with opened_input(self, X, weights) as engine:
+            return -engine.assign(self.cluster_centers_).inertia
 
     # ---------------------------------------------------------------- conventions
 
