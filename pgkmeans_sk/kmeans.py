@@ -139,7 +139,8 @@ class PGKMeans(
     labels_ : ndarray of shape (n_samples,), int32
         For each row, the number of the nearest centre; of several, the lowest. With ``size_min``
         or ``size_max``: labels of least inertia within the limits, for these centres or those
-        of the iteration before.
+        of the iteration before. After a fit of a dask collection, a dask array that is computed
+        later.
 
     inertia_ : float
         Weighted sum of squared distances of the rows to their centres.
@@ -163,7 +164,8 @@ class PGKMeans(
 
     engine_ : str
         The engine that did the work, the form of the rows and the width of the vector registers
-        that its kernels were written for: "numba-dense-256bit", "numba-csr-512bit".
+        that its kernels were written for: "numba-dense-256bit", "numba-csr-512bit"; with rows in
+        blocks "blocks-dense-256bit", "dask-dense-256bit".
 
     n_features_in_ : int
         Number of features seen during ``fit``.
@@ -243,9 +245,10 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix, RowBlocks, dask collection} of shape (n_samples, n_features)
             Rows to cluster; float32 and float64 are used as they are, float16 becomes float32,
-            integers float64. Neither written nor, if possible, copied.
+            integers float64. Neither written nor, if possible, copied. Rows in blocks, of
+            :class:`RowBlocks` or dask, stay where they are (docs/scaling.md).
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -288,7 +291,7 @@ class PGKMeans(
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Update the clusters with a batch of rows.
+        """Update the clusters with a batch of rows, or with an iterator of batches.
 
         The first batch must have at least ``n_clusters`` rows. After each call every cluster owns
         at least one of the rows seen so far (of all calls since the estimator was new; after a
@@ -296,8 +299,8 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            The batch.
+        X : {array-like, sparse matrix, RowBlocks, dask collection} of shape (n_samples, n_features)
+            The batch; or an iterator, each item of which is one.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -367,7 +370,8 @@ class PGKMeans(
         Returns
         -------
         labels : ndarray of shape (n_samples,), int32
-            Of several centres at the same distance, the lowest number.
+            Of several centres at the same distance, the lowest number. For dask collections, a dask
+            array that is computed later.
         """
         check_is_fitted(self)
         X = check_rows_alone(self, X)
@@ -391,7 +395,8 @@ class PGKMeans(
         Returns
         -------
         X_new : ndarray of shape (n_samples, n_clusters), float32 or float64
-            Euclidean distances (not squared); with ``metric="cosine"``, 1 - cosine.
+            Euclidean distances (not squared); with ``metric="cosine"``, 1 - cosine. For dask
+            collections, a dask array that is computed later.
         """
         check_is_fitted(self)
         X = check_rows_alone(self, X)
