@@ -14,6 +14,7 @@ from benchmarks import (
     curves,
     data,
     diffq,
+    distributed,
     dkm,
     efforts,
     empty_clusters,
@@ -33,6 +34,7 @@ from benchmarks import (
     search,
     sentences,
     speed,
+    stored,
 )
 from benchmarks.baseline_ipq import DEFAULT_ITERATIONS
 from benchmarks.gpu_peers import TENSOR_PEERS
@@ -343,6 +345,13 @@ def _add_search(parser: Parser) -> None:
     _add_rows(parser)
 
 
+def _add_fields(parser: Parser, plan: Any) -> None:
+    """An option for each number of a plan."""
+    for field in fields(plan):
+        kind = str if isinstance(field.default, str) else int
+        parser.add_argument("--" + field.name.replace("_", "-"), type=kind, default=field.default)
+
+
 MEASURING = {
     "speed": Command(
         "time, SSE, empty clusters, memory against the peers",
@@ -412,6 +421,18 @@ MEASURING = {
         "differentiable k-means: time and memory of a step, digits",
         _add_dkm,
         lambda arguments, console, save: dkm.run(_plan(dkm.Plan, arguments), console),
+    ),
+    "stored": Command(
+        "rows on disk: time and peak of memory",
+        lambda parser: _add_fields(parser, stored.Plan),
+        lambda arguments, console, save: stored.run(_plan(stored.Plan, arguments), console),
+    ),
+    "distributed": Command(
+        "a dask array on two processes: time, bytes, killed workers",
+        lambda parser: _add_fields(parser, distributed.Plan),
+        lambda arguments, console, save: distributed.run(
+            _plan(distributed.Plan, arguments), console
+        ),
     ),
     "packing": Command(
         "GB/s of packing and unpacking codes",

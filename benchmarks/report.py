@@ -18,6 +18,7 @@ from rich.table import Table
 
 from benchmarks import (
     diffq,
+    distributed,
     dkm,
     finetune,
     gpu,
@@ -32,6 +33,7 @@ from benchmarks import (
     scalar,
     search,
     sentences,
+    stored,
 )
 from benchmarks.sheets import (
     Sheet,
@@ -225,6 +227,8 @@ SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "scalar": scalar.sheets,
     "inference": inference.sheets,
     "methods": methods.sheets,
+    "stored": stored.sheets,
+    "distributed": distributed.sheets,
 }
 
 
@@ -297,6 +301,8 @@ _COMPARABLE = {
     "inference": _Comparable(("task", "n", "length", "way"), has_sse=False),
     "methods": _Comparable(("method", "size", "seed"), clock="accuracy", has_sse=False),
     "dkm": _Comparable(("part", "size", "way", "dtype", "seed"), has_sse=False),
+    "stored": _Comparable(("way", "n", "d", "k"), has_sse=False),
+    "distributed": _Comparable(("part", "n"), has_sse=False),
     "packing": _Comparable(("task", "n_bits", "n", "library"), has_sse=False),
     "search": _Comparable(
         ("case", "n", "bits", "task", "queries", "library"), has_sse=False, has_ratio=True

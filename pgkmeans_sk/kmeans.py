@@ -149,7 +149,8 @@ class PGKMeans(
     labels_ : ndarray of shape (n_samples,), int32
         For each row, the number of the nearest centre; of several, the lowest. With ``size_min``
         or ``size_max``: labels of least inertia within the limits, for these centres or those
-        of the iteration before.
+        of the iteration before. After a fit of a dask collection, a dask array that is computed
+        later.
 
     inertia_ : float
         Weighted sum of squared distances of the rows to their centres.
@@ -173,8 +174,9 @@ class PGKMeans(
 
     engine_ : str
         The engine that did the work, the form of the rows and the width of the vector registers
-        that its kernels were written for: "numba-dense-256bit", "numba-csr-512bit". For "torch" the
-        device, and on the CPU that width: "torch-cuda:0", "torch-cpu-256bit".
+        that its kernels were written for: "numba-dense-256bit", "numba-csr-512bit"; with rows in
+        blocks "blocks-dense-256bit", "dask-dense-256bit". For "torch" the device, and on the CPU
+        that width: "torch-cuda:0", "torch-cpu-256bit".
 
     n_features_in_ : int
         Number of features seen during ``fit``.
@@ -265,9 +267,10 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
+        X : array-like, sparse matrix, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows to cluster; float32 and float64 are used as they are, float16 becomes float32,
-            integers float64. Neither written nor, if possible, copied.
+            integers float64. Neither written nor, if possible, copied. Rows in blocks, of
+            :class:`RowBlocks` or dask, stay where they are (docs/scaling.md).
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -313,7 +316,7 @@ class PGKMeans(
         return self
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Update the clusters with a batch of rows.
+        """Update the clusters with a batch of rows, or with an iterator of batches.
 
         The first batch must have at least ``n_clusters`` rows. After each call every cluster owns
         at least one of the rows seen so far (of all calls since the estimator was new; after a
@@ -321,8 +324,8 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
-            The batch.
+        X : array-like, sparse matrix, tensor, RowBlocks or dask collection, (n_samples, n_features)
+            The batch; or an iterator, each item of which is one.
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -388,13 +391,14 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
+        X : array-like, sparse matrix, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows, of any accepted dtype: it need not be that of ``fit``.
 
         Returns
         -------
         labels : ndarray or tensor of shape (n_samples,), int32
-            Where ``X`` lives. Of several centres at the same distance, the lowest number.
+            Where ``X`` lives; for dask collections, a dask array that is computed later. Of several
+            centres at the same distance, the lowest number.
         """
         check_is_fitted(self)
         check_kind(self, X, "predict")
@@ -411,14 +415,14 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
+        X : array-like, sparse matrix, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows.
 
         Returns
         -------
         X_new : ndarray or tensor of shape (n_samples, n_clusters), float32 or float64
-            Where ``X`` lives. Euclidean distances (not squared); with ``metric="cosine"``,
-            1 - cosine.
+            Where ``X`` lives; for dask collections, a dask array that is computed later. Euclidean
+            distances (not squared); with ``metric="cosine"``, 1 - cosine.
         """
         check_is_fitted(self)
         check_kind(self, X, "transform")
@@ -436,7 +440,7 @@ class PGKMeans(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix, tensor} of shape (n_samples, n_features)
+        X : array-like, sparse matrix, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows.
         y : None
             Ignored.
@@ -451,7 +455,8 @@ class PGKMeans(
         check_is_fitted(self)
         check_kind(self, X, "score")
         X, weights = check_input(self, X, sample_weight, reset=False)
-        return -open_input(self, X, weights).assign(on_host(self.cluster_centers_)).inertia
+        with opened_input(self, X, weights) as engine:
+            return -engine.assign(on_host(self.cluster_centers_)).inertia
 
     # ---------------------------------------------------------------- conventions
 

@@ -27,7 +27,8 @@ def problem_of_block(rows: Any, name: str, first: int, n_features: int) -> str |
     largest = max(float(rows.max()), -float(rows.min()))
     if np.isfinite(largest) and largest <= LARGEST_ROW:
         return None
-    bad = int(np.argmin((np.abs(rows) <= LARGEST_ROW).all(axis=1)))  # no comparison holds for NaN
+    is_bad = ~np.isfinite(rows) if not np.isfinite(largest) else np.abs(rows) > LARGEST_ROW
+    bad = int(np.argmax(is_bad.any(axis=1)))
     row = rows[bad]
     what = "NaN" if np.isnan(row).any() else "infinity" if np.isinf(row).any() else None
     if what is not None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import uuid
-from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -132,7 +132,9 @@ def _look(
     weights = np.asarray(weights, dtype=np.float64)
     if np.isnan(weights).any():
         return n_rows, f"Input sample_weight contains NaN: got it in {name}.", (0, 0.0, 0.0)
-    summary = int(np.count_nonzero(weights > 0)), weights.min(initial=0.0), weights.sum()
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    summary = int(np.count_nonzero(weights > 0)), weights.min(initial=0.0), total
     return n_rows, None, (summary[0], float(summary[1]), float(summary[2]))
 
 
@@ -293,13 +295,16 @@ def _compute(tasks: list[Delayed]) -> Sequence[Any]:
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Say it when the cluster is gone: what dask raises then does not."""
+    """Say what a user can make of it when tasks are cancelled."""
     try:
         yield
-    except (CancelledError, ConnectionError, TimeoutError) as error:
+    except Exception as error:
+        is_closed = type(error).__name__ == "ClosedClientError"  # has no other base than Exception
+        if not is_closed and not isinstance(error, CancelledError | ConnectionError):
+            raise
         raise ConnectionError(
-            "The connection to the scheduler of the dask cluster was lost; the estimator is what "
-            "it was before."
+            "Tasks of the dask cluster were cancelled, as they are when its scheduler is gone or "
+            f"the client was closed; the estimator is what it was before. dask says: {error}"
         ) from error
 
 
@@ -344,6 +349,7 @@ class DaskBlocks:
         self._runs = ordered_tasks.runs_of([workers.get(p.chunk) for p in self._places])
         self._fit = uuid.uuid4().hex
         self._now: Pass | None = None
+        self._extended: DaskBlocks | None = None
         self._typical_distance = float("nan")
 
     @property
@@ -431,10 +437,13 @@ class DaskBlocks:
         return LazyRows(self._chunks.array).open(self._prepare).nearest(self._now.centers)
 
     def with_rows(self, rows: NDArray[Any], weights: FloatArray | None) -> Carrier:
-        return DaskBlocks(self._chunks, self._prepare, (rows, weights))
+        self._extended = DaskBlocks(self._chunks, self._prepare, (rows, weights))
+        return self._extended
 
     def release(self) -> None:
         """Forget what workers remember."""
+        if self._extended is not None:
+            self._extended.release()
         tile_memory.forget(self._fit)
         client = _client()
         if client is not None and client.status == "running":
