@@ -144,14 +144,16 @@ def peak_of_step(step: Step) -> int:
     return memory.peak_of(take)
 
 
-def _peak_in_child(step: Step) -> int | None:
+def _peak_in_child(step: Step) -> int:
     child = subprocess.run(
         [sys.executable, "-m", "benchmarks.dkm", json.dumps(asdict(step))],
         capture_output=True,
         text=True,
         check=False,
     )
-    return int(child.stdout.strip().splitlines()[-1]) if not child.returncode else None
+    if child.returncode:
+        raise RuntimeError(f"The step {step} ended with {child.returncode}:\n{child.stderr}")
+    return int(child.stdout.strip().splitlines()[-1])
 
 
 def _step_rows(plan: Plan, console: Console) -> list[Result]:
