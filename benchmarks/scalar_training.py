@@ -102,7 +102,8 @@ def sheet(rows: Sequence[Result]) -> Sheet:
     columns = ("granularity", "bits", "scheme", "uncompressed", "before training", "trained",
                "times smaller", "training s")  # fmt: skip
     n_seeds = len({row["seed"] for row in rows})
-    title = f"{TASK}: accuracy with codebooks trained, nothing else; means of {n_seeds} seeds"
+    seeds = f"means of {n_seeds} seeds" if n_seeds > 1 else "one seed"
+    title = f"{TASK}: accuracy with codebooks trained, nothing else; {seeds}"
     return Sheet(title, columns, table, n_text=3)
 
 
