@@ -110,6 +110,18 @@ def test_distances_are_in_the_datas_dtype(engine, form, dtype):
     np.testing.assert_allclose(found, expected, rtol=4 * np.finfo(dtype).eps)
 
 
+@forms
+def test_labels_are_measured_as_they_are(engine, form):
+    opened = engine(form(np.array([[0.0], [1], [4], [9]])), np.array([1.0, 1, 2, 0]))
+    opened.assign(np.array([[0.0], [5]]))
+    found = opened.measure(np.array([[9.0], [0]]))  # not where they are nearest
+    np.testing.assert_array_equal(opened.labels, [0, 0, 1, 1])
+    np.testing.assert_allclose(found.sizes, [2, 2])
+    np.testing.assert_allclose(found.centroids, [[0.5], [4]])
+    np.testing.assert_allclose(found.sq_errors, [81 + 64, 2 * 16])
+    assert found.n_changed == 0
+
+
 # ------------------------------------------------------------------ nodes
 
 

@@ -24,9 +24,9 @@ forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 LINE = np.array([[0.0], [1], [2], [3], [10], [11]])
 
 
-@pytest.fixture
-def engine():
-    """The engine that limits sizes: others refuse to (``Engine.limits_sizes``)."""
+@pytest.fixture(scope="module")
+def limiting_engine():
+    """What ``engine`` is, for the one engine that can limit sizes."""
     return lambda X, sample_weight=None: open_engine("numba", X, sample_weight)
 
 
@@ -52,8 +52,8 @@ def assert_within(estimator, X, smallest, largest, weights=None, leeway=0.0):
 
 
 @forms
-def test_assignment_by_hand(engine, form):
-    opened, centers = engine(form(LINE)), np.array([[1.0], [10.0]])
+def test_assignment_by_hand(limiting_engine, form):
+    opened, centers = limiting_engine(form(LINE)), np.array([[1.0], [10.0]])
     # Nearest: 4 and 2. With 3 each, row 3 goes (49 instead of 4); with at most 5, nobody has to.
     for limits, expected in (
         (SizeLimits(3, 3), [0, 0, 0, 1, 1, 1]),
@@ -68,8 +68,9 @@ def test_assignment_by_hand(engine, form):
 
 
 @forms
-def test_measure_by_hand(engine, form):
-    opened, centers = engine(form(LINE), np.array([1.0, 1, 2, 1, 0, 1])), np.array([[1.0], [10.0]])
+def test_measure_by_hand(limiting_engine, form):
+    opened = limiting_engine(form(LINE), np.array([1.0, 1, 2, 1, 0, 1]))
+    centers = np.array([[1.0], [10.0]])
     opened.assign_within(centers, SizeLimits(0, 5), None)
     np.testing.assert_array_equal(opened.labels, [0, 0, 0, 0, 1, 1])
     found = opened.measure(centers)
@@ -78,10 +79,10 @@ def test_measure_by_hand(engine, form):
     np.testing.assert_allclose(found.sq_errors, [1 + 0 + 2 + 4, 1])
 
 
-def test_rows_are_handed_on_along_a_chain(engine):
+def test_rows_are_handed_on_along_a_chain(limiting_engine):
     # Cluster 0 has one row too many, cluster 2 lacks one; 1 passes on what it gets.
     X = np.array([[0.0], [1], [2], [10], [11], [20]])
-    opened = engine(X)
+    opened = limiting_engine(X)
     opened.assign_within(np.array([[0.0], [9], [20]]), SizeLimits(2, 2), None)
     np.testing.assert_array_equal(opened.labels, [0, 0, 1, 1, 2, 2])
 
@@ -108,7 +109,7 @@ def test_fit_by_hand():
 @pytest.mark.parametrize("n_clusters", [2, 7, 15])
 @pytest.mark.parametrize("limits", ["balanced", "at most", "at least", "both"])
 @forms
-def test_assignment_is_optimal(engine, form, pattern, n_clusters, limits):
+def test_assignment_is_optimal(limiting_engine, form, pattern, n_clusters, limits):
     X = rows(pattern, 150, 3, seed=n_clusters)
     X[:100] += 1.0  # crowded on one side
     centers = X[np.random.default_rng(0).choice(150, n_clusters, replace=False)]
@@ -118,7 +119,7 @@ def test_assignment_is_optimal(engine, form, pattern, n_clusters, limits):
         "at least": (120 // n_clusters, np.inf),
         "both": (100 // n_clusters, 170 // n_clusters + 1),
     }[limits]
-    opened = engine(form(X))
+    opened = limiting_engine(form(X))
     opened.assign_within(centers, SizeLimits(smallest, largest), None)
     found = opened.measure(centers)
     assert smallest <= found.sizes.min()
@@ -128,11 +129,11 @@ def test_assignment_is_optimal(engine, form, pattern, n_clusters, limits):
     assert found.inertia <= expected * (1.0 + 1e-6) + 1e-9
 
 
-def test_assignment_of_many_rows_is_optimal_by_its_prices(engine):
+def test_assignment_of_many_rows_is_optimal_by_its_prices(limiting_engine):
     """Too many for a linear program; but prices prove it (complementary slackness)."""
     X = blobs(20_000, 4, 12, seed=3)
     centers = X[:12] + 2.0
-    opened = engine(X)
+    opened = limiting_engine(X)
     prices, _ = opened.assign_within(centers, SizeLimits(1500, 1800), None)
     costs = reference.sq_distances(X, centers) + prices
     own = costs[np.arange(len(X)), opened.labels]
@@ -166,7 +167,7 @@ def assert_optimal_by_prices(costs, labels, prices, smallest, largest):
 @pytest.mark.parametrize("n_clusters", [25, 50, 100])
 @pytest.mark.parametrize("seed", [0, 1])
 @forms
-def test_rows_leave_far_blobs_at_least_cost(engine, monkeypatch, form, n_clusters, seed):
+def test_rows_leave_far_blobs_at_least_cost(limiting_engine, monkeypatch, form, n_clusters, seed):
     """More clusters in a blob than rows of the size allowed, and far to go for the others."""
     caught = numba_limits.kernels.enforce_limits
 
@@ -180,7 +181,7 @@ def test_rows_leave_far_blobs_at_least_cost(engine, monkeypatch, form, n_cluster
     X = forty_blobs(share * n_clusters, seed)
     centers = PGKMeans(n_clusters, random_state=0, max_iter=5).fit(X).cluster_centers_
     costs = reference.sq_distances(X, centers)
-    opened = engine(form(X))
+    opened = limiting_engine(form(X))
     for smallest, largest in ((share, share), (0.8 * share, 1.3 * share), (0, 1.1 * share)):
         limits = SizeLimits(smallest, largest)
         prices, _ = opened.assign_within(centers, limits, None)
@@ -196,11 +197,11 @@ def test_rows_leave_far_blobs_at_least_cost(engine, monkeypatch, form, n_cluster
         assert_optimal_by_prices(priced, opened.labels, prices, max(smallest, 1), largest)
 
 
-def test_rows_leave_far_blobs_on_every_level(engine):
+def test_rows_leave_far_blobs_on_every_level(limiting_engine):
     """Enough rows that prices are found from fewer of them first."""
     X = forty_blobs(12_000, 3)
     centers = PGKMeans(60, random_state=0, max_iter=3).fit(X).cluster_centers_
-    opened = engine(X)
+    opened = limiting_engine(X)
     for smallest, largest in ((200, 200), (150, 270)):
         prices, _ = opened.assign_within(centers, SizeLimits(smallest, largest), None)
         costs = reference.sq_distances(X, centers)

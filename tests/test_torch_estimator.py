@@ -205,6 +205,22 @@ def test_function():
     assert isinstance(pg_kmeans(ROWS, 4, device="cpu")[1], np.ndarray)
 
 
+@devices
+def test_first_centres_of_directions(device):
+    seen = []
+
+    def first_rows(X, n_clusters, random_state):
+        seen.append(X)
+        return X[:n_clusters]
+
+    for X in (tensor(ROWS, device), ROWS):
+        PGKMeans(6, init=first_rows, n_init=1, metric="cosine", device=device).fit(X)
+    assert isinstance(seen[0], torch.Tensor)
+    assert isinstance(seen[1], np.ndarray)
+    for rows in (host(seen[0]), seen[1]):
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, rtol=1e-6)
+
+
 def test_code_words_of_a_product_quantizer():
     from pgkmeans_sk import ProductQuantizer
 

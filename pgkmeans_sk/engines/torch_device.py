@@ -59,7 +59,8 @@ def open_device_engine(
 ) -> TorchEngine:
     """Open the engine that works with PyTorch operations, on the CPU, too."""
     weights = None if sample_weight is None else to_tensor(sample_weight).to(place)
-    return TorchEngine(open_source(to_tensor(X), place, directions), weights, X, X)
+    source = open_source(to_tensor(X), place, directions)
+    return TorchEngine(source, weights, X, None if directions else X)
 
 
 class TorchEngine:
@@ -96,7 +97,7 @@ class TorchEngine:
 
     @property
     def user_data(self) -> Any:
-        if self._user_data is None:  # rows of our own making, for whoever chooses centres
+        if self._user_data is None:  # rows of our own making, asked for by those who choose centres
             self._user_data = as_user(self._all_rows(), self._like)
         return self._user_data
 

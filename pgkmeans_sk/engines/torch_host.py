@@ -29,7 +29,10 @@ def open_host_engine(X: Any, sample_weight: Any, directions: bool = False) -> To
     if directions:
         rows = to_directions(rows)
     weights = None if sample_weight is None else to_tensor(sample_weight).to(_HOST).numpy()
-    return TorchHostEngine(rows, weights, X)
+    engine = TorchHostEngine(rows, weights, X)
+    if directions:
+        engine.user_data = engine.like_rows(rows)
+    return engine
 
 
 class TorchHostEngine(NumbaEngine):

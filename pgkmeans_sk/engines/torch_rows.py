@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import sparse
 
+from pgkmeans_sk.engines.torch_labels import sq_distances
+from pgkmeans_sk.engines.torch_memory import block_rows, blocks
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ORIGIN_ROWS = 256
 """Rows whose median is taken as a point near them all."""
@@ -137,9 +140,6 @@ def to_directions(X: torch.Tensor) -> torch.Tensor:
     A row's result depends on its values alone: its length is the root of squares that are added in
     the order of the features, relative to its largest value.
     """
-    from pgkmeans_sk.engines.torch_labels import sq_distances
-    from pgkmeans_sk.engines.torch_memory import block_rows, blocks
-
     scaled = torch.empty(X.shape, dtype=reported_dtype(X.dtype), device=X.device)
     zero = torch.zeros((), dtype=torch.float64, device=X.device)
     for start, stop in blocks(len(X), block_rows(X.device, 40 * X.shape[1])):
