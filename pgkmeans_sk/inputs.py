@@ -35,6 +35,11 @@ def check_input(
     return block_rows(X, sample_weight), None
 
 
+def as_given(X: Any) -> Any:
+    """Checked rows as a callback can use them: rows in blocks as the user gave them."""
+    return X.data if isinstance(X, BlockRows) else X
+
+
 def check_rows_alone(estimator: Any, X: Any) -> Any:
     """Rows of ``predict`` and ``transform``; those of dask are not looked at yet."""
     if not is_in_blocks(X):

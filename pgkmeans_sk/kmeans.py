@@ -25,6 +25,7 @@ from pgkmeans_sk.callbacks import (
 )
 from pgkmeans_sk.fitted import remember_solution, remembered_stream, unchanged_on_error
 from pgkmeans_sk.inputs import (
+    as_given,
     check_fit_of_blocks,
     check_input,
     check_rows_alone,
@@ -279,7 +280,7 @@ class PGKMeans(
             size_limits = size_limits_of(self, X.shape[0], weights)
             rng = check_random_state(self.random_state)
             starts = starts_of(self, X, stacklevel=3 + WRAPPER_FRAMES)
-            monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
+            monitor = CallbackMonitor(self, as_given(X), len(starts), self.max_iter)
             settings = settings_of(self, log, size_limits)
             with opened_input(self, X, weights) as engine:
                 solution = run(engine, starts, settings, rng, self.consolidate, monitor)
