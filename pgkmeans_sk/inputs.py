@@ -39,6 +39,11 @@ def check_kind(estimator: Any, X: Any, method: str) -> None:
         check_same_kind(estimator, X, method)
 
 
+def as_given(X: Any) -> Any:
+    """Checked rows as a callback can use them: rows in blocks as the user gave them."""
+    return X.data if isinstance(X, BlockRows) else X
+
+
 def check_rows_alone(estimator: Any, X: Any) -> Any:
     """Rows of ``predict`` and ``transform``; those of dask are not looked at yet."""
     if not is_in_blocks(X):

@@ -26,6 +26,7 @@ from pgkmeans_sk.callbacks import (
 )
 from pgkmeans_sk.fitted import remember_solution, remembered_stream, unchanged_on_error
 from pgkmeans_sk.inputs import (
+    as_given,
     check_fit_of_blocks,
     check_input,
     check_kind,
@@ -305,7 +306,7 @@ class PGKMeans(
             settings = settings_of(self, log, size_limits)
             with opened_input(self, X, weights) as engine:
                 check_engine_limits(engine, size_limits)
-                monitor = CallbackMonitor(self, X, len(starts), self.max_iter)
+                monitor = CallbackMonitor(self, as_given(X), len(starts), self.max_iter)
                 solution = run(engine, starts, settings, rng, self.consolidate, monitor)
             used = solution.centers[: solution.n_effective_clusters]
             stream = Stream(solution.centers, solution.sizes, used)

@@ -304,8 +304,11 @@ def test_callbacks_stop_a_fit():
     pytest.importorskip("sklearn.callback")
 
     def fitted(rows):
-        kmeans = PGKMeans(20, random_state=0, init="random", n_init=1, tol=0)
-        return kmeans.set_callbacks(Stopper(3)).fit(rows)
+        kmeans, stopper = PGKMeans(20, random_state=0, init="random", n_init=1, tol=0), Stopper(3)
+        kmeans.set_callbacks(stopper).fit(rows)
+        assert len(stopper.rows) == 5  # fit, start, three iterations
+        assert all(seen is rows for seen in stopper.rows)
+        return kmeans
 
     expected = fitted(X)
     assert expected.n_iter_ == 3

@@ -345,8 +345,9 @@ class DaskBlocks:
         self._rows, self._weights = rows, weights
         self._places = _tile_places(lengths, chunks.array)
         self.starts: IntArray = np.array([p.first for p in self._places] + [sum(lengths)])
-        workers = _workers_of(chunks.rows)
-        self._runs = ordered_tasks.runs_of([workers.get(p.chunk) for p in self._places])
+        holders = _workers_of(chunks.rows)
+        self._workers = [holders.get(place.chunk) for place in self._places]
+        self._runs = ordered_tasks.runs_of(self._workers)
         self._fit = uuid.uuid4().hex
         self._now: Pass | None = None
         self._extended: DaskBlocks | None = None
@@ -383,7 +384,8 @@ class DaskBlocks:
                 if per_tile[i] is None:
                     continue
                 own = [delayed(per_tile[i], traverse=False)]
-            tasks.append(delayed(_work_on)(self._opened(i), now, work, *shared, *own))
+            with _preferring(self._workers[i]):
+                tasks.append(delayed(_work_on)(self._opened(i), now, work, *shared, *own))
         return list(_compute(tasks))
 
     def add_up(self, total: Sum, bounds: IntArray) -> Totals:
@@ -413,21 +415,23 @@ class DaskBlocks:
         gone_on: list[Any] = []
         last: Any = None  # of the chunk that the tile before has left open
         for i, share in enumerate(shares):
-            own = delayed(_begin)(self._opened(i), shared, share)
             on = None
-            if share.goes_on:
-                on = delayed(_go_on)(self._opened(i), shared, share, last, own)
-            last = delayed(_last_of)(own) if share.n_begun else on
+            with _preferring(self._workers[i]):
+                own = delayed(_begin)(self._opened(i), shared, share)
+                if share.goes_on:
+                    on = delayed(_go_on)(self._opened(i), shared, share, last, own)
+                last = delayed(_last_of)(own) if share.n_begun else on
             begun.append(own)
             gone_on.append(on)
         result: Any = (None, 0)
         for run in self._runs:
-            result = delayed(_add_run)(
-                result,
-                [gone_on[i] for i in run],
-                [begun[i] for i in run],
-                [shares[i] for i in run],
-            )
+            with _preferring(self._workers[run[0]]):
+                result = delayed(_add_run)(
+                    result,
+                    [gone_on[i] for i in run],
+                    [begun[i] for i in run],
+                    [shares[i] for i in run],
+                )
         ((totals, n_changed),) = _compute([result])
         return totals, n_changed
 
@@ -484,6 +488,19 @@ def _n_threads() -> int:
     """Threads that work on tasks."""
     client = _client()
     return effective_n_threads() if client is None else sum(client.nthreads().values())
+
+
+def _preferring(worker: str | None) -> contextlib.AbstractContextManager[Any]:
+    """Tasks that are made in this context run on a worker, if it is there and not too busy.
+
+    Otherwise dask may take rows to an idle worker, which then are sent in each pass.
+    """
+    if worker is None:
+        return contextlib.nullcontext()
+    preference: contextlib.AbstractContextManager[Any] = dask.annotate(
+        workers=[worker], allow_other_workers=True
+    )
+    return preference
 
 
 def _workers_of(chunks: list[Delayed]) -> dict[int, str]:

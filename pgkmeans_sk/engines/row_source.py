@@ -161,9 +161,12 @@ def _map_below(part: Any) -> mmap.mmap | None:
 
 def _give_back_pages(part: NDArray[Any], mapped: mmap.mmap) -> None:
     """Tell the system that the pages below ``part`` are not needed: they stay in its cache."""
-    if not hasattr(mapped, "madvise"):
+    if not hasattr(mapped, "madvise") or not part.size:
         return
     begin = np.frombuffer(mapped, dtype=np.uint8).ctypes.data
-    low, high = np.lib.array_utils.byte_bounds(part)
+    low = high = part.ctypes.data
+    for length, stride in zip(part.shape, part.strides, strict=True):
+        low, high = low + min(0, (length - 1) * stride), high + max(0, (length - 1) * stride)
+    high += part.itemsize
     first = (low - begin) // mmap.PAGESIZE * mmap.PAGESIZE
     mapped.madvise(mmap.MADV_DONTNEED, first, high - begin - first)
