@@ -379,7 +379,11 @@ def cluster():
     with (
         dask.config.set({"distributed.worker.memory.target": False}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, port=0
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=":0",
+            scheduler_port=0,
         ) as local,
         distributed.Client(local) as client,
     ):
@@ -404,7 +408,11 @@ def test_the_scheduler_is_gone():
     before = pickle.dumps(kmeans)
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, port=0
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=":0",
+            scheduler_port=0,
         ) as local,
         distributed.Client(local) as client,
         dask.config.set(scheduler=None),
@@ -429,7 +437,11 @@ def test_a_worker_is_killed_in_the_middle(monkeypatch):
     expected = PGKMeans(**parameters).fit(X)
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, port=0
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=":0",
+            scheduler_port=0,
         ) as local,
         distributed.Client(local) as client,
         dask.config.set(scheduler=None),
