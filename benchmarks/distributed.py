@@ -222,7 +222,7 @@ def run(plan: Plan, console: Console) -> Result:
     _count_written_bytes()
     with (
         LocalCluster(
-            n_workers=plan.n_workers, threads_per_worker=1, dashboard_address=":0"
+            n_workers=plan.n_workers, threads_per_worker=1, dashboard_address=None
         ) as cluster,
         Client(cluster) as client,
     ):

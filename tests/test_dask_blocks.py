@@ -24,6 +24,9 @@ dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
+# A scheduler serves its state, here to nobody; another one on the machine may have the usual port.
+pytestmark = pytest.mark.filterwarnings("ignore:Port 8787 is already in use")
+
 from pgkmeans_sk.engines import dask_blocks  # noqa: E402  # after the check that dask is there
 
 
@@ -382,7 +385,7 @@ def cluster():
             n_workers=2,
             threads_per_worker=1,
             processes=False,
-            dashboard_address=":0",
+            dashboard_address=None,
             port=0,
         ) as local,
         distributed.Client(local) as client,
@@ -411,7 +414,7 @@ def test_the_scheduler_is_gone():
             n_workers=1,
             threads_per_worker=1,
             processes=False,
-            dashboard_address=":0",
+            dashboard_address=None,
             port=0,
         ) as local,
         distributed.Client(local) as client,
@@ -440,7 +443,7 @@ def test_a_worker_is_killed_in_the_middle(monkeypatch):
             n_workers=2,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=":0",
+            dashboard_address=None,
             port=0,
         ) as local,
         distributed.Client(local) as client,
