@@ -24,6 +24,9 @@ dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
+# A scheduler serves its state, here to nobody; another one on the machine may have the usual port.
+pytestmark = pytest.mark.filterwarnings("ignore:Port 8787 is already in use")
+
 from pgkmeans_sk.engines import dask_blocks  # noqa: E402  # after the check that dask is there
 
 
@@ -379,7 +382,11 @@ def cluster():
     with (
         dask.config.set({"distributed.worker.memory.target": False}),
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, port=0
+            n_workers=2,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            port=0,
         ) as local,
         distributed.Client(local) as client,
     ):
@@ -404,7 +411,11 @@ def test_the_scheduler_is_gone():
     before = pickle.dumps(kmeans)
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, port=0
+            n_workers=1,
+            threads_per_worker=1,
+            processes=False,
+            dashboard_address=None,
+            port=0,
         ) as local,
         distributed.Client(local) as client,
         dask.config.set(scheduler=None),
@@ -429,7 +440,11 @@ def test_a_worker_is_killed_in_the_middle(monkeypatch):
     expected = PGKMeans(**parameters).fit(X)
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, port=0
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            port=0,
         ) as local,
         distributed.Client(local) as client,
         dask.config.set(scheduler=None),
