@@ -22,6 +22,7 @@ from tests.test_row_blocks import assert_same_fit
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
+bag = pytest.importorskip("dask.bag")
 distributed = pytest.importorskip("distributed")
 
 # A scheduler serves its state, here to nobody; another one on the machine may have the usual port.
@@ -368,7 +369,7 @@ def test_other_checks_are_those_of_fit():
     refused(rows, ValueError, "at least one non-zero", sample_weight=np.zeros(903))
     refused(rows, ValueError, "sample_weight contains NaN", sample_weight=np.full(903, np.nan))
     refused(rows, ValueError, "finite sum", sample_weight=np.full(903, 1e308))
-    refused(dask.bag.from_sequence([1]), (TypeError, ValueError), "bag|2D")
+    refused(bag.from_sequence([1]), (TypeError, ValueError), "bag|2D")
     with pytest.raises(ValueError, match="3 features, but PGKMeans is expecting 4"):
         PGKMeans(3, random_state=0).fit(X).predict(rows[:, :3])
 

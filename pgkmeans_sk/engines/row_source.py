@@ -91,6 +91,7 @@ class RowBlocks:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
         if self._shape is None:
             self._shape = _count_rows(self.source)
         return self._shape
