@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.measure import machine, package_versions
-from benchmarks.sheets import Sheet, as_mebibytes, as_number, as_seconds
+from benchmarks.sheets import Sheet, as_mebibytes, as_number, as_seconds, as_whole
 
 Result = dict[str, Any]
 STORED, IN_MEMORY = "on disk", "in memory"
@@ -124,7 +124,7 @@ def sheets(result: Result) -> list[Sheet]:
     table = [
         (
             row["way"],
-            f"{row['n']:,}",
+            as_whole(row["n"]),
             as_mebibytes(row["bytes_of_rows"]),
             as_mebibytes(row["peak_bytes"]),
             as_seconds(row["seconds"]),
@@ -133,9 +133,10 @@ def sheets(result: Result) -> list[Sheet]:
         for row in result["rows"]
     ]
     settings = result["settings"]
+    n_steps = settings["max_iter"]
     title = (
         f"d = {settings['n_features']}, K = {settings['n_clusters']}, float32, "
-        f"{settings['max_iter']} iterations from init={settings['init']!r}"
+        f"{n_steps} iteration{'s' * (n_steps != 1)} from init={settings['init']!r}"
     )
     caption = "The peak is all that is resident in the process, libraries included."
     columns = ("rows are", "n", "MiB of rows", "MiB at the peak", "seconds", "inertia")
