@@ -250,7 +250,7 @@ def sheets(result: Result) -> list[Sheet]:
                        "over K (d+2) 8 bytes x workers", "same bytes")  # fmt: skip
             table = [
                 (
-                    f"{row['n']:,}",
+                    as_whole(row["n"]),
                     as_seconds(row["seconds_in_memory"]),
                     as_seconds(row["seconds"]),
                     as_number(row["ratio"]),

@@ -20,7 +20,7 @@ def test_stored_rows_are_compared_with_rows_in_memory(tmp_path):
     assert third["bytes_of_rows"] == 3000 * 4 * 4
     assert third["peak_bytes"] > third["bytes_of_rows"]
     (sheet,) = stored.sheets(result)
-    assert [row[1] for row in sheet.rows] == ["2,000", "2,000", "3,000"]
+    assert [row[1] for row in sheet.rows] == ["2 000", "2 000", "3 000"]
     assert not list(tmp_path.iterdir())  # the file of rows is gone
 
 
@@ -40,5 +40,5 @@ def test_sheets_of_a_cluster():
     ]
     settings = {"n_features": 16, "n_clusters": 256, "iterations": 10, "n_workers": 2}
     times, kills = distributed.sheets({"rows": rows, "settings": settings})
-    assert "10,000,000" in times.rows[0]
+    assert "10 000 000" in times.rows[0]
     assert kills.rows == [("3", "3")]
