@@ -12,6 +12,11 @@ def is_tensor(X: Any) -> bool:
     return torch is not None and isinstance(X, getattr(torch, "Tensor", ()))
 
 
+def is_dask(X: Any) -> bool:
+    """Whether ``X`` is a collection of dask, by its protocol."""
+    return hasattr(type(X), "__dask_graph__")
+
+
 def as_numpy(X: Any) -> Any:
     """A tensor as a NumPy array, shared where possible; 16-bit floats as float32. Else ``X``."""
     if not is_tensor(X):

@@ -24,7 +24,7 @@ from sklearn import get_config
 from sklearn.utils import _array_api
 
 from pgkmeans_sk import validation
-from pgkmeans_sk.array_kinds import as_numpy, is_tensor
+from pgkmeans_sk.array_kinds import as_numpy, is_dask, is_tensor
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _is_foreign(X: Any) -> bool:
         hasattr(X, "__array_namespace__")
         and not isinstance(X, np.ndarray | np.generic)
         and not is_tensor(X)
-        and not hasattr(X, "__dask_graph__")
+        and not is_dask(X)
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 from pgkmeans_sk import validation
+from pgkmeans_sk.array_kinds import is_dask
 from pgkmeans_sk.arrays import check_rows, check_same_kind, check_weights
 from pgkmeans_sk.engines import block_rows, is_in_blocks, lazy_rows, open_engine
 from pgkmeans_sk.engines.block_engine import BlockEngine, fits_memory
@@ -49,7 +50,7 @@ def check_rows_alone(estimator: Any, X: Any) -> Any:
     if not is_in_blocks(X):
         return check_rows(estimator, X, reset=False)
     _check_columns(estimator, X, reset=False)
-    return lazy_rows(X) if hasattr(X, "__dask_graph__") else block_rows(X, None)
+    return lazy_rows(X) if is_dask(X) else block_rows(X, None)
 
 
 def _check_columns(estimator: Any, X: Any, *, reset: bool) -> None:

@@ -6,6 +6,7 @@ import pickle
 import signal
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -377,26 +378,26 @@ def test_other_checks_are_those_of_fit():
 # ------------------------------------------------------------------ a cluster
 
 
-@pytest.fixture
-def cluster():
-    """Two workers in this process."""
+@contextmanager
+def local_cluster(n_workers, processes=False):
+    """A client of a cluster on this machine, which dask then takes."""
     with (
-        dask.config.set({"distributed.worker.memory.target": False}),
         distributed.LocalCluster(
-            n_workers=2,
+            n_workers=n_workers,
             threads_per_worker=1,
-            processes=False,
+            processes=processes,
             dashboard_address=None,
             port=0,
         ) as local,
         distributed.Client(local) as client,
+        dask.config.set(scheduler=None),
     ):
         yield client
 
 
 @pytest.mark.usefixtures("many_chunks")
-def test_a_client_in_use_is_taken(cluster):
-    with dask.config.set(scheduler=None):
+def test_a_client_in_use_is_taken():
+    with dask.config.set({"distributed.worker.memory.target": False}), local_cluster(2):
         parameters = {"n_clusters": 20, "random_state": 0, "init": "random", "n_init": 1}
         expected = PGKMeans(**parameters).fit(X, sample_weight=WEIGHTS)
         rows = lazy(X, (100, 4)).persist()
@@ -409,18 +410,7 @@ def test_a_client_in_use_is_taken(cluster):
 
 def test_the_scheduler_is_gone():
     kmeans = PGKMeans(3, random_state=0).fit(X)
-    before = pickle.dumps(kmeans)
-    with (
-        distributed.LocalCluster(
-            n_workers=1,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address=None,
-            port=0,
-        ) as local,
-        distributed.Client(local) as client,
-        dask.config.set(scheduler=None),
-    ):
+    with local_cluster(1) as client:
         rows = lazy(X, (250, 4))
 
         def init(rows, n_clusters, random_state):
@@ -432,37 +422,27 @@ def test_the_scheduler_is_gone():
         with pytest.raises(ConnectionError, match="what it was before"):
             kmeans.fit(rows)
         assert pickle.dumps(vars(kmeans) | {"init": None}) == expected
-    assert before
 
 
 @pytest.mark.slow
-def test_a_worker_is_killed_in_the_middle(monkeypatch):
+def test_workers_are_killed_in_the_middle(monkeypatch):
     parameters = {"n_clusters": 20, "random_state": 0, "init": "random", "n_init": 1}
     expected = PGKMeans(**parameters).fit(X)
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            port=0,
-        ) as local,
-        distributed.Client(local) as client,
-        dask.config.set(scheduler=None),
-    ):
+    with local_cluster(2, processes=True) as client:
         rows = lazy(X, (100, 4)).persist()
         distributed.wait(rows)
         n_passes = 0
 
-        def compute(tasks, original=dask_blocks._compute):
+        def compute(tasks, original=dask_blocks.compute):
             nonlocal n_passes
             n_passes += 1
-            if n_passes in (4, 7):
-                processes = client.run(os.getpid)
-                os.kill(next(iter(processes.values())), signal.SIGKILL)
+            if n_passes in (4, 7):  # one; and then all that are there
+                processes = list(client.run(os.getpid).values())
+                for process in processes[: 1 if n_passes == 4 else None]:
+                    os.kill(process, signal.SIGKILL)
             return original(tasks)
 
-        monkeypatch.setattr(dask_blocks, "_compute", compute)
+        monkeypatch.setattr(dask_blocks, "compute", compute)
         found = PGKMeans(**parameters).fit(rows)
         assert n_passes > 7
         assert_same_fit(found, expected)

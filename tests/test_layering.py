@@ -52,7 +52,7 @@ LEVELS = (
 HOMES = {
     **dict.fromkeys(("numpy", "scipy", "sklearn", "joblib", "threadpoolctl"), ("*",)),
     **dict.fromkeys(("numba", "llvmlite"), ("kernels/*.py",)),
-    **dict.fromkeys(("dask", "distributed"), ("engines/dask_blocks.py",)),
+    **dict.fromkeys(("dask", "distributed"), ("engines/dask_*.py",)),
     "typer": ("cli/*.py",),
     "rich": ("cli/*.py", "nn/model_report.py"),
     "pandas": ("cli/read_rows.py", "nn/model_report.py"),

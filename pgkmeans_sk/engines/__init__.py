@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, cast
 
-from pgkmeans_sk.array_kinds import is_tensor
+from pgkmeans_sk.array_kinds import is_dask, is_tensor
 from pgkmeans_sk.engines.block_rows import BlockRows
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.engines.row_source import RowBlocks
@@ -74,8 +74,7 @@ def open_engine(
 
 def is_in_blocks(X: Any) -> bool:
     """Whether rows are in blocks elsewhere: ``RowBlocks``, or a collection of dask."""
-    # The protocol of dask, so that it need not be imported to see that somebody has.
-    return isinstance(X, RowBlocks) or hasattr(type(X), "__dask_graph__")
+    return isinstance(X, RowBlocks) or is_dask(X)
 
 
 def block_rows(X: Any, sample_weight: Any) -> BlockRows:
@@ -90,4 +89,4 @@ def block_rows(X: Any, sample_weight: Any) -> BlockRows:
 
 def lazy_rows(X: Any) -> Any:
     """Rows of dask for ``predict`` and ``transform``, of which nothing is looked at yet."""
-    return import_module("pgkmeans_sk.engines.dask_blocks").LazyRows(X)
+    return import_module("pgkmeans_sk.engines.dask_rows").LazyRows(X)

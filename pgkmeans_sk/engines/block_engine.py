@@ -74,6 +74,9 @@ class Carrier(Protocol):
     def with_rows(self, rows: NDArray[Any], weights: FloatArray | None) -> Carrier:
         """A carrier of the same rows followed by others."""
 
+    def release(self) -> None:
+        """Give up what is kept between passes."""
+
 
 class BlockEngine:
     """Rows that a carrier has; what methods do is said in ``protocol``."""
@@ -276,9 +279,7 @@ class BlockEngine:
 
     def release(self) -> None:
         """Give up what the carrier keeps between passes, when no other pass will come."""
-        release = getattr(self._carrier, "release", None)
-        if release is not None:
-            release()
+        self._carrier.release()
 
     # ---------------------------------------------------------------- what blocks cannot do
 

@@ -213,6 +213,9 @@ class StoredBlocks:
             both = np.concatenate([self._weights, weights])
         return StoredBlocks(self._source, both, self._prepare, rows)
 
+    def release(self) -> None:
+        """Nothing is kept but the labels, which are wanted."""
+
 
 def block_bounds(source: RowBlocks, n_threads: int) -> IntArray:
     """Where the blocks of a source begin and end, as many read at once as there are threads."""

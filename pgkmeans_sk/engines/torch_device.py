@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pgkmeans_sk.engines.draws import draw_numbers
 from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.protocol import Engine
-from pgkmeans_sk.engines.torch_draws import draw_kmeans_plusplus, draw_numbers
+from pgkmeans_sk.engines.torch_draws import draw_kmeans_plusplus, draw_rows_by_weight
 from pgkmeans_sk.engines.torch_host import open_host_engine
 from pgkmeans_sk.engines.torch_labels import label_rows, pack_centers, sq_distances
 from pgkmeans_sk.engines.torch_memory import block_rows, blocks, sum_rows
@@ -314,7 +315,7 @@ class TorchEngine:
         return self._rows(numbers[numbers < 2**62])
 
     def draw_rows(self, n_rows: int, rng: np.random.RandomState) -> NDArray[np.floating]:
-        drawn = draw_numbers(self._source, self._weights, n_rows, rng)
+        drawn = draw_rows_by_weight(self._source, self._weights, n_rows, rng)
         # Too few rows: repeated, repaired later.
         return np.resize(self._rows(drawn), (n_rows, self.n_features))
 
@@ -345,11 +346,11 @@ class TorchEngine:
 
     def sample(self, n_rows: int, rng: np.random.RandomState) -> TorchEngine:
         if self._has_weight is None:
-            drawn = rng.choice(self.n_rows, min(n_rows, self.n_rows), replace=False)
+            drawn = draw_numbers(self.n_rows, min(n_rows, self.n_rows), rng)
             numbers = torch.from_numpy(np.sort(drawn)).to(self._device)
             return self._over(self._source.take(numbers), None)
         candidates = self._has_weight.nonzero().squeeze(1)
-        drawn = rng.choice(len(candidates), min(n_rows, len(candidates)), replace=False)
+        drawn = draw_numbers(len(candidates), min(n_rows, len(candidates)), rng)
         numbers = candidates[torch.from_numpy(np.sort(drawn)).to(self._device)]
         assert self._weights is not None
         return self._over(self._source.take(numbers), self._weights[numbers])

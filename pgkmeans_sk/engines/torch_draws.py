@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pgkmeans_sk.engines.draws import draw_numbers
 from pgkmeans_sk.engines.torch_memory import block_rows, blocks, sum_rows
 from pgkmeans_sk.engines.torch_source import RowSource
 from pgkmeans_sk.engines.torch_sums import row_sums
@@ -19,18 +20,18 @@ BLOCK = 2**10
 """Numbers that are added up before the host looks at the sums."""
 
 
-def draw_numbers(
+def draw_rows_by_weight(
     source: RowSource, weights: torch.Tensor | None, n_rows: int, rng: np.random.RandomState
 ) -> torch.Tensor:
     """Numbers of up to ``n_rows`` rows of positive weight, without replacement, by weight."""
     device, n_all = source.device, source.shape[0]
     if weights is None:
-        return torch.from_numpy(rng.choice(n_all, min(n_rows, n_all), replace=False)).to(device)
+        return torch.from_numpy(draw_numbers(n_all, min(n_rows, n_all), rng)).to(device)
     candidates = weights.nonzero().squeeze(1)
     own = weights[candidates]
     n_drawn = min(n_rows, len(candidates))
     if bool((own == own[0]).all()):
-        drawn = torch.from_numpy(rng.choice(len(candidates), n_drawn, replace=False)).to(device)
+        drawn = torch.from_numpy(draw_numbers(len(candidates), n_drawn, rng)).to(device)
     else:
         # The least of exponential variables with these rates (Efraimidis & Spirakis 2006).
         waiting = torch.from_numpy(rng.standard_exponential(len(candidates))).to(device) / own
