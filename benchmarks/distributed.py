@@ -5,8 +5,8 @@
 * Bytes: everything that any process of the cluster, scheduler and client included, writes to a
   connection while one iteration more is made: the difference of two fits, over the iterations
   between them. On one machine each byte between scheduler and client counts as well.
-* Kills: a worker is killed at a random moment of each of some fits, and started again by its nanny;
-  the result has to be the same.
+* Kills: a worker is killed at a random moment of each of some fits, each on a cluster of its own,
+  and started again by its nanny; the result has to be the same.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -173,41 +175,49 @@ def measure_time(client: Any, plan: Plan, console: Console) -> dict[str, Any]:
     }
 
 
-def measure_kills(client: Any, plan: Plan, console: Console) -> dict[str, Any]:
+def measure_kills(plan: Plan, console: Console) -> dict[str, Any]:
     """Kill a worker in the middle of fits; how many results are the same."""
-    import dask.array as da
+    expected = _estimator(plan, plan.iterations, 10_000).fit(_rows(plan.kill_rows, plan.n_features))
+    rng = np.random.default_rng(0)
+    n_same, moments = 0, []
+    for number in range(plan.n_kills):
+        with (
+            console.status(f"kill {number + 1} of {plan.n_kills}"),
+            cluster(plan) as client,
+        ):
+            stored = _rows_of_tasks(plan)
+            seconds = 0.0
+            for _ in range(2):  # in the first, kernels are loaded
+                seconds = _seconds_of(_estimator(plan, plan.iterations, 10_000), stored)
+            moments.append(float(rng.uniform(0.0, 1.0)))
+            victim = list(client.run(os.getpid).values())[int(rng.integers(plan.n_workers))]
+            killer = threading.Timer(moments[-1] * seconds, os.kill, (victim, signal.SIGKILL))
+            killer.start()
+            found = _estimator(plan, plan.iterations, 10_000).fit(stored)
+            killer.join()
+            n_same += _same(found, expected)
+    return {"part": "kills", "n": plan.kill_rows, "n_kills": plan.n_kills, "n_same": n_same,
+            "moments": moments}  # fmt: skip
 
-    rows = _rows(plan.kill_rows, plan.n_features)
-    # Made by tasks, so that what a worker loses can be made again.
+
+def _rows_of_tasks(plan: Plan) -> Any:
+    """Rows that tasks have made, so that what a worker loses can be made again."""
+    import dask.array as da
+    from distributed import wait
+
     n_chunk = -(-plan.kill_rows // 8)
+    lengths = [min(n_chunk, plan.kill_rows - at) for at in range(0, plan.kill_rows, n_chunk)]
     stored = da.map_blocks(
         _chunk_of_rows,
         plan.kill_rows,
         plan.n_features,
         n_chunk,
-        chunks=(tuple(len(part) for part in np.split(rows, range(n_chunk, len(rows), n_chunk))),
-                (plan.n_features,)),
+        chunks=(tuple(lengths), (plan.n_features,)),
         dtype=np.float32,
         meta=np.empty((0, 0), np.float32),
-    ).persist()  # fmt: skip
-    expected = _estimator(plan, plan.iterations, 10_000).fit(rows)
-    seconds = _seconds_of(_estimator(plan, plan.iterations, 10_000), stored)
-    rng = np.random.default_rng(0)
-    n_same, n_done = 0, 0
-    for number in range(plan.n_kills):
-        moment = float(rng.uniform(0.0, seconds))
-        processes = client.run(os.getpid)
-        victim = list(processes.values())[int(rng.integers(len(processes)))]
-        killer = threading.Timer(moment, os.kill, (victim, signal.SIGKILL))
-        killer.start()
-        with console.status(f"kill {number + 1} of {plan.n_kills}, after {moment:.1f} s"):
-            found = _estimator(plan, plan.iterations, 10_000).fit(stored)
-        killer.join()
-        n_done += 1
-        n_same += _same(found, expected)
-        client.wait_for_workers(plan.n_workers)
-    return {"part": "kills", "n": plan.kill_rows, "n_kills": n_done, "n_same": n_same,
-            "seconds": seconds}  # fmt: skip
+    ).persist()
+    wait(stored)
+    return stored
 
 
 def _chunk_of_rows(n_rows: int, n_features: int, n_chunk: int, block_info: Any = None) -> Any:
@@ -215,21 +225,24 @@ def _chunk_of_rows(n_rows: int, n_features: int, n_chunk: int, block_info: Any =
     return _rows(n_rows, n_features)[at : at + n_chunk].copy()
 
 
-def run(plan: Plan, console: Console) -> Result:
-    """Measure on a new cluster of processes on this machine."""
+@contextmanager
+def cluster(plan: Plan) -> Iterator[Any]:
+    """A client of a new cluster of processes on this machine, all of which count their bytes."""
     from distributed import Client, LocalCluster
 
     _count_written_bytes()
-    with (
-        LocalCluster(
-            n_workers=plan.n_workers, threads_per_worker=1, dashboard_address=None
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    local = LocalCluster(n_workers=plan.n_workers, threads_per_worker=1, dashboard_address=":0")
+    with local, Client(local) as client:
         client.run(_count_written_bytes)
+        yield client
+
+
+def run(plan: Plan, console: Console) -> Result:
+    """Measure on new clusters of processes on this machine."""
+    with cluster(plan) as client:
         rows = [measure_time(client, plan, console)]
-        if plan.n_kills:
-            rows.append(measure_kills(client, plan, console))
+    if plan.n_kills:
+        rows.append(measure_kills(plan, console))
     return {
         "kind": "distributed",
         "settings": asdict(plan),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from pgkmeans_sk import PGKMeans
-from pgkmeans_sk.engines import chunks, node_members, tile_memory
+from pgkmeans_sk.engines import chunks, node_members, tile_memory, tiles
 from pgkmeans_sk.engines.ordered_tasks import runs_of, shares_of
 from pgkmeans_sk.pipeline import starts
 from tests import problems
@@ -26,10 +26,9 @@ da = pytest.importorskip("dask.array")
 bag = pytest.importorskip("dask.bag")
 distributed = pytest.importorskip("distributed")
 
-# A scheduler serves its state, here to nobody; another one on the machine may have the usual port.
-pytestmark = pytest.mark.filterwarnings("ignore:Port 8787 is already in use")
+from dask.base import collections_to_expr  # noqa: E402
 
-from pgkmeans_sk.engines import dask_blocks  # noqa: E402  # after the check that dask is there
+from pgkmeans_sk.engines import dask_blocks, dask_graph  # noqa: E402  # after the check that dask is there
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +179,12 @@ def test_what_is_remembered_only_saves_work(monkeypatch):
         if rng.random() < 0.5:
             original(self, fit, first, known)
 
+    def keep_centers(self, now, original=tile_memory.Memory.keep_centers):
+        if rng.random() < 0.5:
+            original(self, now)
+
     monkeypatch.setattr(tile_memory.Memory, "keep", keep)
+    monkeypatch.setattr(tile_memory.Memory, "keep_centers", keep_centers)
     assert_same_fit(PGKMeans(**parameters).fit(lazy(X, (250, 4))), expected)
 
 
@@ -193,6 +197,36 @@ def test_memory_is_limited_and_forgets_the_oldest():
     assert memory.take("a", 0) is None
     assert memory.take("f", 0) is known
     assert memory.take("f", 0) is None
+    for number in range(3):
+        memory.keep_centers(a_pass("f", number))
+    assert memory.centers_of("f", 0) is None
+    assert [memory.centers_of("f", number)[0, 0] for number in (1, 2)] == [1, 2]
+    memory.forget("f")
+    assert memory.centers_of("f", 2) is None
+
+
+def a_pass(fit, number, before=None):
+    centers = np.full((2, 4), number, np.float32)
+    return tile_memory.Pass(fit, number, centers, before, np.zeros(4, np.float32), 1.0)
+
+
+def test_centers_are_sent_again_to_who_has_not_seen_them(monkeypatch):
+    tile = tiles.Tile(X[:10], None, 0)
+    assert tile_memory.label_tile(tile, a_pass("new", 5)) is None
+    sent = []
+
+    def label_tile(tile, now, original=tile_memory.label_tile):
+        sent.append(now.before is not None)
+        if now.number == 3 and now.before is None:
+            tile_memory.forget(now.fit)  # as by a worker that was started anew
+        return original(tile, now)
+
+    monkeypatch.setattr(tile_memory, "label_tile", label_tile)
+    parameters = {"n_clusters": 9, "random_state": 0, "init": "random", "n_init": 1, "tol": 0}
+    found = PGKMeans(**parameters).fit(lazy(X, (250, 4)))
+    assert sent[:4] == [False] * 4
+    assert sent[-4:] == [True] * 4
+    assert_same_fit(found, PGKMeans(**parameters).fit(X))
 
 
 def test_shares_of_tiles_by_hand():
@@ -386,7 +420,7 @@ def local_cluster(n_workers, processes=False):
             n_workers=n_workers,
             threads_per_worker=1,
             processes=processes,
-            dashboard_address=None,
+            dashboard_address=":0",  # another cluster may have the usual one
             port=0,
         ) as local,
         distributed.Client(local) as client,
@@ -424,6 +458,37 @@ def test_the_scheduler_is_gone():
         assert pickle.dumps(vars(kmeans) | {"init": None}) == expected
 
 
+def test_tasks_that_prefer_a_worker_need_others(monkeypatch):
+    # dask never runs one that does not, and is asked for when all workers are gone for a moment.
+    class Worker:
+        status = "running"
+        nthreads = staticmethod(lambda: {"tcp://there:1": 1})
+        run = staticmethod(lambda *arguments, **options: None)
+
+    monkeypatch.setattr(dask_blocks, "_client", lambda: Worker)
+    monkeypatch.setattr(dask_blocks, "_workers_of", lambda rows: dict.fromkeys(range(9), "there"))
+    preferring, others = set(), set()
+
+    def compute(tasks, original=dask_graph.compute):
+        expression = collections_to_expr(tasks)
+        preferred = expression.__dask_annotations__().get("workers", {})
+        for key, task in expression.__dask_graph__().items():
+            if preferred.get(key) is None:
+                others.add(key[0].split("-")[0])
+            else:
+                assert preferred[key] == ["there"]
+                assert task.dependencies
+                preferring.add(key[0].split("-")[0])
+        return original(tasks)
+
+    monkeypatch.setattr(dask_graph, "compute", compute)
+    parameters = {"n_clusters": 20, "random_state": 0, "init": "random", "n_init": 1}
+    found = PGKMeans(**parameters).fit(lazy(X, (100, 4)), sample_weight=lazy(WEIGHTS, (100,)))
+    assert_same_fit(found, PGKMeans(**parameters).fit(X, sample_weight=WEIGHTS))
+    assert {"begin", "go_on", "last_of", "add_run", "count_present"} <= preferring
+    assert {"Pass", "array"} <= others
+
+
 @pytest.mark.slow
 def test_workers_are_killed_in_the_middle(monkeypatch):
     parameters = {"n_clusters": 20, "random_state": 0, "init": "random", "n_init": 1}
@@ -433,7 +498,7 @@ def test_workers_are_killed_in_the_middle(monkeypatch):
         distributed.wait(rows)
         n_passes = 0
 
-        def compute(tasks, original=dask_blocks.compute):
+        def compute(tasks, original=dask_graph.compute):
             nonlocal n_passes
             n_passes += 1
             if n_passes in (4, 7):  # one; and then all that are there
@@ -442,7 +507,7 @@ def test_workers_are_killed_in_the_middle(monkeypatch):
                     os.kill(process, signal.SIGKILL)
             return original(tasks)
 
-        monkeypatch.setattr(dask_blocks, "compute", compute)
+        monkeypatch.setattr(dask_graph, "compute", compute)
         found = PGKMeans(**parameters).fit(rows)
         assert n_passes > 7
         assert_same_fit(found, expected)

@@ -11,20 +11,22 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from dask.delayed import Delayed, delayed
+from dask._task_spec import TaskRef
+from dask.delayed import Delayed
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines import ordered_tasks, tile_memory
 from pgkmeans_sk.engines.block_checks import prepared_rows, work_dtype
 from pgkmeans_sk.engines.block_engine import BlockEngine, Carrier
 from pgkmeans_sk.engines.block_rows import BlockRows
-from pgkmeans_sk.engines.dask_rows import LazyRows, StoredChunks, checked_chunks, compute, constant
+from pgkmeans_sk.engines.dask_graph import Tasks
+from pgkmeans_sk.engines.dask_rows import LazyRows, StoredChunks, checked_chunks
 from pgkmeans_sk.engines.tile_memory import Pass
 from pgkmeans_sk.engines.tiles import AssignmentSum, Sum, Tile, Totals
 from pgkmeans_sk.results import FloatArray, IntArray
@@ -57,22 +59,21 @@ def _open_tile(
     return Tile(part, weights, place.first)
 
 
-def _work_on(
-    opened: tuple[Any, ...], now: Pass | None, work: Callable[..., Any], *arguments: Any
-) -> Any:
-    tile = _open_tile(*opened)
-    if now is not None:
-        tile_memory.recall_labels(tile, now)
-    return work(tile, *arguments)
+def _with_labels(tile: Tile, now: Pass) -> Tile:
+    tile_memory.recall_labels(tile, now)
+    return tile
 
 
 def _begin(
-    opened: tuple[Any, ...], what: Pass | Sum, share: ordered_tasks.Share
-) -> tuple[list[Totals], int]:
-    """Sums of the chunks that begin in a tile, and how many labels an assignment has changed."""
-    tile, n_changed = _open_tile(*opened), 0
-    if isinstance(what, Pass):
-        n_changed = tile_memory.label_tile(tile, what)
+    tile: Tile, what: Pass | Sum, share: ordered_tasks.Share
+) -> tuple[list[Totals], int | None]:
+    """Sums of the chunks that begin in a tile, and how many labels an assignment has changed.
+
+    None changed: the tile could not be labelled (``tile_memory.label_tile``), sums are no sums.
+    """
+    n_changed = tile_memory.label_tile(tile, what) if isinstance(what, Pass) else 0
+    if n_changed is None:
+        return [_sum_of(what).zeros()] * share.n_begun, None
     return ordered_tasks.add_begun(tile, _sum_of(what), share), n_changed
 
 
@@ -87,27 +88,25 @@ def _last_of(begun: tuple[list[Totals], int]) -> Totals:
 
 
 def _go_on(
-    opened: tuple[Any, ...],
-    what: Pass | Sum,
-    share: ordered_tasks.Share,
-    before: Totals,
-    begun: Any,
+    tile: Tile, what: Pass | Sum, share: ordered_tasks.Share, before: Totals, begun: Any
 ) -> Totals:
     """Sums of the chunk that began in a tile ``before``; this one has ``begun``, and has labels."""
-    tile = _open_tile(*opened)
     if isinstance(what, Pass):
         tile_memory.recall_labels(tile, what)
     return ordered_tasks.add_further(tile, _sum_of(what), share, before)
 
 
 def _add_run(
-    before: tuple[Totals | None, int],
+    before: tuple[Totals | None, int | None],
     further: Sequence[Totals | None],
-    begun: Sequence[tuple[list[Totals], int]],
+    begun: Sequence[tuple[list[Totals], int | None]],
     shares: Sequence[ordered_tasks.Share],
-) -> tuple[Totals | None, int]:
+) -> tuple[Totals | None, int | None]:
     totals = ordered_tasks.add_chunks(before[0], further, [own for own, _ in begun], shares)
-    return totals, before[1] + sum(n_changed for _, n_changed in begun)
+    n_changed = before[1]
+    for _, n_more in begun:
+        n_changed = None if n_changed is None or n_more is None else n_changed + n_more
+    return totals, n_changed
 
 
 # ---------------------------------------------------------------- the carrier
@@ -140,12 +139,9 @@ class DaskBlocks:
         self.dtype = np.dtype(work_dtype(chunks.array.dtype))
         self.n_features = int(chunks.array.shape[1])
         self.is_weighted = chunks.weights[0] is not None
-        rows, weights, lengths = list(chunks.rows), list(chunks.weights), list(chunks.lengths)
+        lengths = list(chunks.lengths)
         if added is not None:
-            rows.append(constant(added[0]))
-            weights.append(constant(added[1]) if self.is_weighted else None)
             lengths.append(len(added[0]))
-        self._rows, self._weights = rows, weights
         self._places = _tile_places(lengths, chunks.array)
         self.starts: IntArray = np.array([p.first for p in self._places] + [sum(lengths)])
         holders = _workers_of(chunks.rows)
@@ -153,6 +149,7 @@ class DaskBlocks:
         self._runs = ordered_tasks.runs_of(self._workers)
         self._fit = uuid.uuid4().hex
         self._now: Pass | None = None
+        self._forgets = False  # whether workers have forgotten centres: they are new, or not kept
         self._extended: DaskBlocks | None = None
         self._typical_distance = float("nan")
 
@@ -162,11 +159,20 @@ class DaskBlocks:
             return np.diff(self.starts)
         return np.array(self.each(_count_present), dtype=np.int64)
 
-    def _opened(self, tile: int) -> tuple[Any, ...]:
-        """What ``_open_tile`` takes, for a task."""
-        place = self._places[tile]
-        chunk = place.chunk
-        return self._rows[chunk], self._weights[chunk], place, self.dtype, self._prepare
+    def _opened(self, tasks: Tasks) -> list[Any]:
+        """A step of a task for each tile, which gives the tile."""
+        rows: list[Any] = [TaskRef(chunk.key) for chunk in self._chunks.rows]
+        weights: list[Any] = [
+            None if own is None else TaskRef(own.key) for own in self._chunks.weights
+        ]
+        if self._added is not None:
+            rows.append(tasks.share(self._added[0]))
+            weights.append(tasks.share(self._added[1]) if self.is_weighted else None)
+        how = self.dtype, self._prepare
+        return [
+            tasks.step(_open_tile, rows[place.chunk], weights[place.chunk], place, *how)
+            for place in self._places
+        ]
 
     def each(
         self,
@@ -175,64 +181,67 @@ class DaskBlocks:
         per_tile: Sequence[Any] | None = None,
         labelled: bool = False,
     ) -> list[Any]:
-        shared = [constant(argument) for argument in arguments]
-        now = constant(self._now) if labelled else None
-        tasks = []
-        for i in range(len(self._places)):
-            own: list[Any] = []
-            if per_tile is not None:
-                if per_tile[i] is None:
-                    continue
-                own = [constant(per_tile[i])]
-            task = delayed(_work_on)(self._opened(i), now, work, *shared, *own)
-            tasks.append(_prefer(self._workers[i], task))
-        return list(compute(tasks))
+        tasks = Tasks(self._chunks.parts)
+        shared = [tasks.share(argument) for argument in arguments]
+        now = tasks.share(self._now) if labelled else None
+        wanted = []
+        for i, tile in enumerate(self._opened(tasks)):
+            own = () if per_tile is None else (per_tile[i],)
+            if per_tile is not None and per_tile[i] is None:
+                continue
+            if now is not None:
+                tile = tasks.step(_with_labels, tile, now)
+            wanted.append(tasks.add(work, tile, *shared, *own, worker=self._workers[i]))
+        return tasks.results(wanted)
 
     def add_up(self, total: Sum, bounds: IntArray) -> Totals:
         return self._add_up(total, bounds)[0]
 
     def assign(self, total: AssignmentSum, bounds: IntArray) -> Totals:
-        before = self._now
-        self._now = Pass(
-            self._fit,
-            0 if before is None else before.number + 1,
-            total.centers,
-            None if before is None else before.centers,
-            total.origin,
-            self._typical_distance,
-        )
-        totals, n_changed = self._add_up(self._now, bounds)
+        before, number = None, 0
+        if self._now is not None:
+            before, number = self._now.centers, self._now.number + 1
+        now = Pass(self._fit, number, total.centers, None, total.origin, self._typical_distance)
+        if self._forgets:
+            now = replace(now, before=before)
+        totals, n_changed = self._add_up(now, bounds)
+        if n_changed is None:
+            self._forgets = True
+            now = replace(now, before=before)
+            totals, n_changed = self._add_up(now, bounds)
+        self._now = now
         totals[3][0] = n_changed
         _, sizes, sq_errors, _ = totals
         self._typical_distance = float(np.sqrt(sq_errors.sum() / max(sizes.sum(), 1e-300)))
         return totals
 
-    def _add_up(self, what: Pass | Sum, bounds: IntArray) -> tuple[Totals, int]:
-        """Sums over all rows in order, and how many labels changed."""
-        shared = constant(what)
+    def _add_up(self, what: Pass | Sum, bounds: IntArray) -> tuple[Totals, int | None]:
+        """Sums over all rows in order, and how many labels changed; None: see ``_begin``."""
+        tasks = Tasks(self._chunks.parts)
+        shared = tasks.share(what)
         shares = ordered_tasks.shares_of(self.starts, bounds)
-        begun: list[Any] = []
-        gone_on: list[Any] = []
-        last: Any = None  # of the chunk that the tile before has left open
-        for i, share in enumerate(shares):
-            on, worker = None, self._workers[i]
-            own = _prefer(worker, delayed(_begin)(self._opened(i), shared, share))
+        begun: list[TaskRef] = []
+        gone_on: list[TaskRef | None] = []
+        last: TaskRef | None = None  # of the chunk that the tile before has left open
+        for tile, share, worker in zip(self._opened(tasks), shares, self._workers, strict=True):
+            on = None
+            own = tasks.add(_begin, tile, shared, share, worker=worker)
             if share.goes_on:
-                on = delayed(_go_on)(self._opened(i), shared, share, last, own)
-                on = _prefer(worker, on)
-            last = _prefer(worker, delayed(_last_of)(own)) if share.n_begun else on
+                on = tasks.add(_go_on, tile, shared, share, last, own, worker=worker)
+            last = tasks.add(_last_of, own, worker=worker) if share.n_begun else on
             begun.append(own)
             gone_on.append(on)
         result: Any = (None, 0)
         for run in self._runs:
-            result = delayed(_add_run)(
+            result = tasks.add(
+                _add_run,
                 result,
                 [gone_on[i] for i in run],
                 [begun[i] for i in run],
                 [shares[i] for i in run],
+                worker=self._workers[run[0]],
             )
-            result = _prefer(self._workers[run[0]], result)
-        ((totals, n_changed),) = compute([result])
+        ((totals, n_changed),) = tasks.results([result])
         return totals, n_changed
 
     def labels(self) -> Any:
@@ -288,20 +297,6 @@ def _n_threads() -> int:
     """Threads that work on tasks."""
     client = _client()
     return effective_n_threads() if client is None else sum(client.nthreads().values())
-
-
-def _prefer(worker: str | None, task: Delayed) -> Delayed:
-    """Let a task run on a worker, if it is there and not too busy.
-
-    Otherwise dask may take rows to an idle worker, which then are sent in each pass. The layer of
-    the task is told so, and no other: ``dask.annotate`` would tell also the layers that appear
-    while its context is open, those of shared values and of chunks. A task that needs nothing of
-    others and prefers a worker is never run, should all workers be gone for a moment.
-    """
-    if worker is not None:
-        preference = {"workers": [worker], "allow_other_workers": True}
-        task.dask.layers[task.key].annotations = preference
-    return task
 
 
 def _workers_of(chunks: list[Delayed]) -> dict[int, str]:

@@ -30,8 +30,13 @@ class StoredChunks:
 
     array: Any  # dask array (n, d)
     rows: list[Delayed]
-    weights: list[Any]
+    weights: list[Any]  # Delayed, or None
     lengths: list[int]
+
+    @property
+    def parts(self) -> list[Delayed]:
+        """Rows and weights, all that tasks can refer to."""
+        return self.rows + [own for own in self.weights if own is not None]
 
 
 def constant(value: Any) -> Delayed:

@@ -2,7 +2,8 @@
 
 Work on tiles is a function of rows and centres alone, so that a task can be done again anywhere
 when a worker is lost. What is remembered here only makes it faster: where nothing is found, labels
-are found again with the centres of the pass before.
+are found again with the centres of the pass before. These are remembered as well, and sent only to
+workers that have not been there.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ MAX_FITS = 4
 class Pass:
     """One assignment of all rows, as a tile needs to know of it.
 
-    ``before`` are the centres of the pass before, None for the first; ``typical_distance`` is that
-    of a row to its centre then.
+    ``before`` are the centres of the pass before, None for the first and where they are
+    remembered; ``typical_distance`` is that of a row to its centre then.
     """
 
     fit: str
@@ -48,11 +49,12 @@ class Remembered:
 
 
 class Memory:
-    """Remembered tiles of some fits."""
+    """Remembered tiles of some fits, and centres of their last passes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._fits: dict[str, dict[int, Remembered]] = {}
+        self._passes: dict[str, dict[int, NDArray[np.floating]]] = {}
 
     def take(self, fit: str, first: int) -> Remembered | None:
         """What is known of the tile that begins with row ``first``; it is forgotten here."""
@@ -64,12 +66,28 @@ class Memory:
         with self._lock:
             self._fits.setdefault(fit, {})[first] = known
             while len(self._fits) > MAX_FITS:
-                del self._fits[next(iter(self._fits))]
+                self._drop(next(iter(self._fits)))
+
+    def centers_of(self, fit: str, number: int) -> NDArray[np.floating] | None:
+        """Centres of one of the last two passes, if they were seen here."""
+        with self._lock:
+            return self._passes.get(fit, {}).get(number)
+
+    def keep_centers(self, now: Pass) -> None:
+        """Remember the centres of a pass."""
+        with self._lock:
+            passes = self._passes.setdefault(now.fit, {})
+            passes[now.number] = now.centers
+            passes.pop(now.number - 2, None)
 
     def forget(self, fit: str) -> None:
         """Forget all tiles of a fit."""
         with self._lock:
-            self._fits.pop(fit, None)
+            self._drop(fit)
+
+    def _drop(self, fit: str) -> None:
+        self._fits.pop(fit, None)
+        self._passes.pop(fit, None)
 
     def __len__(self) -> int:
         return len(self._fits)
@@ -84,8 +102,12 @@ def forget(fit: str) -> None:
     memory.forget(fit)
 
 
-def label_tile(tile: tiles.Tile, now: Pass) -> int:
-    """Label a tile; returns how many labels are not those of the pass before."""
+def label_tile(tile: tiles.Tile, now: Pass) -> int | None:
+    """Label a tile; returns how many labels are not those of the pass before.
+
+    None, and no labels, if that needs the centres of the pass before, which are neither given nor
+    remembered here.
+    """
     known = memory.take(now.fit, tile.first)
     if known is not None and known.number == now.number and known.n_changed is not None:
         tile.adopt(known.labels)
@@ -95,12 +117,18 @@ def label_tile(tile: tiles.Tile, now: Pass) -> int:
     if known is not None and known.number == now.number - 1:
         tile.adopt(known.labels.copy())
         pruning = known.pruning
-    elif now.before is not None:
-        tiles.label(tile, pack_centers(now.before, now.origin), 0, len(tile))
+    elif now.number > 0:
+        before = now.before
+        if before is None:
+            before = memory.centers_of(now.fit, now.number - 1)
+        if before is None:
+            return None
+        tiles.label(tile, pack_centers(before, now.origin), 0, len(tile))
     if pruning is None:
         pruning = Pruning(len(tile), tile.rows.shape[1], tile.rows.nbytes)
     n_changed = _label(tile, now, pruning)
     memory.keep(now.fit, tile.first, Remembered(now.number, tile.labels, n_changed, pruning))
+    memory.keep_centers(now)
     return n_changed
 
 
