@@ -1,12 +1,9 @@
 """Rows of dask give the same bytes as rows in memory, wherever tasks run and whatever is lost."""
 
 import multiprocessing
-import os
 import pickle
-import signal
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,20 +12,17 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from pgkmeans_sk import PGKMeans
-from pgkmeans_sk.engines import chunks, node_members, tile_memory, tiles
+from pgkmeans_sk.engines import chunks, tile_memory, tiles
 from pgkmeans_sk.engines.ordered_tasks import runs_of, shares_of
-from pgkmeans_sk.pipeline import starts
 from tests import problems
 from tests.test_row_blocks import assert_same_fit
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 bag = pytest.importorskip("dask.bag")
-distributed = pytest.importorskip("distributed")
 
-from dask.base import collections_to_expr  # noqa: E402
-
-from pgkmeans_sk.engines import dask_blocks, dask_graph  # noqa: E402  # after the check that dask is there
+from pgkmeans_sk.engines import dask_blocks  # noqa: E402
+from tests.dask_problems import WEIGHTS, X, lazy, many_chunks  # noqa: E402, F401  # needs dask
 
 
 @pytest.fixture(autouse=True)
@@ -38,18 +32,6 @@ def synchronous():
         yield
 
 
-@pytest.fixture
-def many_chunks(monkeypatch):
-    """Few rows are cut into chunks, sampled and partitioned like many."""
-    monkeypatch.setattr(chunks, "CHUNK_WORK", 2000)
-    monkeypatch.setattr(starts, "SAMPLE_ROWS", 150)
-    monkeypatch.setattr(node_members, "NODE_NUMBERS", 600)
-    monkeypatch.setattr(node_members, "FEWEST_MEMBERS", 8)
-
-
-X = problems.blobs(903, 4, 12, seed=0, spread=3.0).astype(np.float32)
-WEIGHTS = np.where(np.arange(903) % 5 == 0, 0.0, np.random.default_rng(0).uniform(0, 3, 903))
-
 CHUNKS = {
     "one": ((903,), (4,)),
     "even": (200, 4),
@@ -58,10 +40,6 @@ CHUNKS = {
     "cut columns": (300, (1, 3)),
 }
 chunkings = pytest.mark.parametrize("cut", CHUNKS.values(), ids=CHUNKS)
-
-
-def lazy(array, cut):
-    return da.from_array(array, chunks=cut)
 
 
 # ------------------------------------------------------------------ the same bytes
@@ -407,107 +385,3 @@ def test_other_checks_are_those_of_fit():
     refused(bag.from_sequence([1]), (TypeError, ValueError), "bag|2D")
     with pytest.raises(ValueError, match="3 features, but PGKMeans is expecting 4"):
         PGKMeans(3, random_state=0).fit(X).predict(rows[:, :3])
-
-
-# ------------------------------------------------------------------ a cluster
-
-
-@contextmanager
-def local_cluster(n_workers, processes=False):
-    """A client of a cluster on this machine, which dask then takes."""
-    with (
-        distributed.LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=processes,
-            dashboard_address=":0",  # another cluster may have the usual one
-            port=0,
-        ) as local,
-        distributed.Client(local) as client,
-        dask.config.set(scheduler=None),
-    ):
-        yield client
-
-
-@pytest.mark.usefixtures("many_chunks")
-def test_a_client_in_use_is_taken():
-    with dask.config.set({"distributed.worker.memory.target": False}), local_cluster(2):
-        parameters = {"n_clusters": 20, "random_state": 0, "init": "random", "n_init": 1}
-        expected = PGKMeans(**parameters).fit(X, sample_weight=WEIGHTS)
-        rows = lazy(X, (100, 4)).persist()
-        distributed.wait(rows)
-        assert set(dask_blocks._workers_of(list(rows.to_delayed().ravel()))) == set(range(10))
-        found = PGKMeans(**parameters).fit(rows, sample_weight=WEIGHTS)
-        assert_same_fit(found, expected)
-        assert len(tile_memory.memory) == 0
-
-
-def test_the_scheduler_is_gone():
-    kmeans = PGKMeans(3, random_state=0).fit(X)
-    with local_cluster(1) as client:
-        rows = lazy(X, (250, 4))
-
-        def init(rows, n_clusters, random_state):
-            client.close()  # what a scheduler does to its clients when it goes
-            return X[:n_clusters]
-
-        kmeans.set_params(init=init, n_init=1)
-        expected = pickle.dumps(vars(kmeans) | {"init": None})
-        with pytest.raises(ConnectionError, match="what it was before"):
-            kmeans.fit(rows)
-        assert pickle.dumps(vars(kmeans) | {"init": None}) == expected
-
-
-def test_tasks_that_prefer_a_worker_need_others(monkeypatch):
-    # dask never runs one that does not, and is asked for when all workers are gone for a moment.
-    class Worker:
-        status = "running"
-        nthreads = staticmethod(lambda: {"tcp://there:1": 1})
-        run = staticmethod(lambda *arguments, **options: None)
-
-    monkeypatch.setattr(dask_blocks, "_client", lambda: Worker)
-    monkeypatch.setattr(dask_blocks, "_workers_of", lambda rows: dict.fromkeys(range(9), "there"))
-    preferring, others = set(), set()
-
-    def compute(tasks, original=dask_graph.compute):
-        expression = collections_to_expr(tasks)
-        preferred = expression.__dask_annotations__().get("workers", {})
-        for key, task in expression.__dask_graph__().items():
-            if preferred.get(key) is None:
-                others.add(key[0].split("-")[0])
-            else:
-                assert preferred[key] == ["there"]
-                assert task.dependencies
-                preferring.add(key[0].split("-")[0])
-        return original(tasks)
-
-    monkeypatch.setattr(dask_graph, "compute", compute)
-    parameters = {"n_clusters": 20, "random_state": 0, "init": "random", "n_init": 1}
-    found = PGKMeans(**parameters).fit(lazy(X, (100, 4)), sample_weight=lazy(WEIGHTS, (100,)))
-    assert_same_fit(found, PGKMeans(**parameters).fit(X, sample_weight=WEIGHTS))
-    assert {"begin", "go_on", "last_of", "add_run", "count_present"} <= preferring
-    assert {"Pass", "array"} <= others
-
-
-@pytest.mark.slow
-def test_workers_are_killed_in_the_middle(monkeypatch):
-    parameters = {"n_clusters": 20, "random_state": 0, "init": "random", "n_init": 1}
-    expected = PGKMeans(**parameters).fit(X)
-    with local_cluster(2, processes=True) as client:
-        rows = lazy(X, (100, 4)).persist()
-        distributed.wait(rows)
-        n_passes = 0
-
-        def compute(tasks, original=dask_graph.compute):
-            nonlocal n_passes
-            n_passes += 1
-            if n_passes in (4, 7):  # one; and then all that are there
-                processes = list(client.run(os.getpid).values())
-                for process in processes[: 1 if n_passes == 4 else None]:
-                    os.kill(process, signal.SIGKILL)
-            return original(tasks)
-
-        monkeypatch.setattr(dask_graph, "compute", compute)
-        found = PGKMeans(**parameters).fit(rows)
-        assert n_passes > 7
-        assert_same_fit(found, expected)
