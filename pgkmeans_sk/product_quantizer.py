@@ -21,6 +21,7 @@ from pgkmeans_sk.fitted import unchanged_on_error
 from pgkmeans_sk.quantization.encode import Encoder
 from pgkmeans_sk.quantization.errors import sq_errors
 from pgkmeans_sk.quantization.fit import fit_quantizer
+from pgkmeans_sk.quantization.prepared import Prepared
 from pgkmeans_sk.quantization.stages import Fitted
 from pgkmeans_sk.quantizer_parameters import (
     check_codes,
@@ -221,7 +222,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             if importance is not None:
                 importance = check_importance(importance, X.shape[1], settings)
             rng = check_random_state(self.random_state)
-            self._remember(fit_quantizer(X, weights, importance, settings, rng))
+            self._remember(fit_quantizer(Prepared(X, weights), importance, settings, rng))
             self._warn_of_copies()
         return self
 

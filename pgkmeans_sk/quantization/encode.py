@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.rotation import mixed_pieces
 from pgkmeans_sk.engines import open_engine
+from pgkmeans_sk.engines.closest import sq_lengths
 from pgkmeans_sk.quantization.blocks import column_slices, stage_columns, whole_blocks
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
@@ -122,8 +123,7 @@ def in_metric(
 
 def row_sizes(rows: NDArray[np.floating]) -> NDArray[np.floating]:
     """Root of the mean square of each row (n, d), (n,) in the rows' dtype."""
-    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-    return np.asarray(np.sqrt(squares / rows.shape[1]), dtype=rows.dtype)
+    return np.asarray(np.sqrt(sq_lengths(rows) / rows.shape[1]), dtype=rows.dtype)
 
 
 def divisors(scales: NDArray[np.floating], dtype: Any) -> NDArray[np.floating]:

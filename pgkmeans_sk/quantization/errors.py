@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.codes.decoder import Decoder
+from pgkmeans_sk.engines.closest import sq_lengths
 
 NUMBERS_AT_ONCE = 2**18
 """Values that are decoded at a time, so that no second matrix as large as the first is needed."""
@@ -21,6 +22,6 @@ def sq_errors(
     step = max(1, NUMBERS_AT_ONCE // X.shape[1])
     for start in range(0, len(X), step):
         some = slice(start, start + step)
-        difference = np.subtract(X[some], decoder.decode(codes[some]), dtype=np.float64)
-        np.einsum("ij,ij->i", difference, difference, out=errors[some])
+        decoded = decoder.decode(codes[some])
+        errors[some] = sq_lengths(np.subtract(X[some], decoded, dtype=np.float64))
     return errors
