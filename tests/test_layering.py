@@ -36,6 +36,8 @@ LEVELS = (
         "inputs.py",
         "parameters.py",
         "product_quantizer.py",
+        "quantizer_fitted.py",
+        "quantizer_inputs.py",
         "quantizer_parameters.py",
     ),
     ("spec.py", "spec_yaml.py"),

@@ -46,7 +46,8 @@ def pg_codebook(
 ) -> Codebook:
     """Code words by PG k-means; for single values (b = 1), the optimum.
 
-    ``rows`` (n, b) and weights (n,) are arrays or tensors; the words are an array. At most ``max_iter`` steps, on ``max_rows`` drawn rows if there are more, from ``start_words``
+    ``rows`` (n, b) and weights (n,) are arrays or tensors; the words are an array. At most
+    ``max_iter`` steps, on ``max_rows`` drawn rows if there are more, from ``start_words``
     (n_codes, b) if they are given.
 
     Large tables begin with random rows: for 256 words of a few values the partition tree takes as

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.codes.rotation import Rotation
 from pgkmeans_sk.engines.chunks import chunk_bounds
-from pgkmeans_sk.engines.stored_blocks import in_order
-from pgkmeans_sk.engines.tiles import MomentSum, Tile
+from pgkmeans_sk.engines.sums_in_memory import add_up
+from pgkmeans_sk.engines.tiles import MomentSum
 from pgkmeans_sk.quantization.blocks import column_slices, whole_blocks
 from pgkmeans_sk.quantization.codebooks import Weights
 from pgkmeans_sk.quantization.encode import Encoder, row_sizes
 from pgkmeans_sk.quantization.settings import QuantizerSettings
 from pgkmeans_sk.quantization.training_rows import Problem, seeds_of
-from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Prepared:
         return int(self.rows.shape[1])
 
     @property
-    def dtype(self) -> np.dtype[np.floating]:
+    def dtype(self) -> np.dtype[Any]:
         return self.rows.dtype
 
     # ---------------------------------------------------------------- steps
@@ -71,15 +71,7 @@ class Prepared:
     def mean_squares(self) -> NDArray[np.float64]:
         total = MomentSum(np.zeros(self.n_features))
         bounds = chunk_bounds(len(self.rows), self.rows.size)
-        parts = [total.zeros() for _ in bounds[:-1]]
-        tile = Tile(self.rows, self.weights, 0)
-        tile.points  # noqa: B018  # made once, before threads ask for it
-
-        def add_chunk(c: int) -> None:
-            total.add(tile, bounds[c], bounds[c + 1], parts[c])
-
-        run_tasks(add_chunk, len(parts), effective_n_threads())
-        _, squares, weight = in_order(parts)
+        _, squares, weight = add_up(total, self.rows, self.weights, bounds)
         return np.asarray(squares / weight[0])
 
     def some(self, n_rows: int, rng: np.random.RandomState) -> Prepared:
@@ -97,7 +89,8 @@ class Prepared:
         size, max_rows = settings.block_size, settings.max_rows
         if settings.is_shared:
             blocks, weights = self.whole_blocks(size)
-            return [Problem(blocks, weights, *seeds_of(1, rng), max_rows)]
+            (seed,) = seeds_of(1, rng)
+            return [Problem(blocks, weights, seed, max_rows)]
         slices = column_slices(self.n_features, size)
         return [
             Problem(self.rows[:, columns], self.weights, seed, max_rows)

@@ -34,8 +34,13 @@ class TrainingRows(Protocol):
     ``Encoder.encode``. A row's result depends on that row alone.
     """
 
-    n_features: int
-    dtype: Any  # float32 or float64, of NumPy
+    @property
+    def n_features(self) -> int:
+        """Columns."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the arithmetic: float32 or float64."""
 
     def scaled(self, encoder: Encoder) -> Self:
         """Divided by scales of columns and rows; with the latter, weights grow by their squares."""
