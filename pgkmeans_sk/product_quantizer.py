@@ -10,10 +10,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from pgkmeans_sk import validation
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.search import METRICS, nearest_rows
 from pgkmeans_sk.fitted import unchanged_on_error
 from pgkmeans_sk.quantization.fit import fit_quantizer
 from pgkmeans_sk.quantizer_fitted import (
@@ -22,9 +20,8 @@ from pgkmeans_sk.quantizer_fitted import (
     remember_codebooks,
     warn_of_copies,
 )
-from pgkmeans_sk.quantizer_inputs import check_input, codes_of, decoded
+from pgkmeans_sk.quantizer_inputs import check_input, codes_of, decoded, searched
 from pgkmeans_sk.quantizer_parameters import (
-    check_codes,
     check_enough_blocks,
     check_importance,
     check_parameters,
@@ -358,10 +355,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Jégou, Douze and Schmid 2011, section 3.B, asymmetric distances.
         """
         check_is_fitted(self)
-        queries = validation.check_rows(self, queries, reset=False, accept_sparse=False)
-        codes = check_codes(codes, self.decoder_)
-        validation.check_choice("metric", metric, METRICS)
-        return nearest_rows(self.decoder_, queries, codes, k, metric)
+        return searched(self, queries, codes, k, metric)
 
     def compress(
         self,

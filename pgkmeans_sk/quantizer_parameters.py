@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_array
 
+from pgkmeans_sk.array_kinds import as_numpy
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.quantization.codebooks import trainer_of
 from pgkmeans_sk.quantization.settings import QuantizerSettings
@@ -87,7 +88,7 @@ def check_importance(
         If it has another shape, values that are not finite, negative weights or none above 0; if it
         is a matrix that is not symmetric and positive semi-definite, or comes with a rotation.
     """
-    array = np.asarray(importance, dtype=np.float64)
+    array = np.asarray(as_numpy(importance), dtype=np.float64)
     shapes = (n_features,), (settings.block_size, settings.block_size)
     if array.shape not in shapes:
         raise ValueError(

@@ -61,7 +61,12 @@ HOMES = {
     "polars": ("cli/read_rows.py",),
     "yaml": ("spec_yaml.py",),
     **dict.fromkeys(("faiss", "nanopq", "transformers"), ("interop/*.py",)),
-    "torch": ("engines/torch_*.py", "engines/triton_*.py", "nn/*.py"),
+    "torch": (
+        "engines/torch_*.py",
+        "engines/triton_*.py",
+        "quantization/torch_*.py",
+        "nn/*.py",
+    ),
     "triton": ("engines/triton_*.py",),
     "safetensors": ("codes/tensor_file.py",),
     "matplotlib": ("displays/*.py",),
