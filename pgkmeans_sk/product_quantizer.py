@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -81,7 +80,8 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         codebook only.
 
     codebook_dtype : {None, "float16", "float32", "float64"}, default=None
-        Of codebooks, scales and rotation as they are stored and used. None: that of the data.
+        Of codebooks, scales and rotation as they are stored and used. None: that of the data
+        (float32 for bfloat16).
 
     random_state : int, RandomState instance or None, default=None
         For all random choices.
@@ -117,6 +117,13 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     See Also
     --------
     CompressedMatrix : What ``compress`` returns.
+
+    Notes
+    -----
+    Results live where ``X``, codes or queries do: of PyTorch tensors, ``transform``,
+    ``inverse_transform`` and ``topk`` return tensors on the same device (docs/tensors.md), of dask
+    collections lazy arrays (docs/scaling.md). Fitted attributes are NumPy arrays, whatever ``X``
+    was, and a quantizer that was fitted on one kind takes any other.
 
     References
     ----------
@@ -181,7 +188,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        X : array-like, RowBlocks or dask collection of shape (n_samples, n_features)
+        X : array-like, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows, in float16, float32 or float64; other numbers become float64. Never written. Rows
             in blocks, of :class:`RowBlocks` or dask, stay where they are (docs/scaling.md).
         y : None
@@ -269,15 +276,16 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        X : array-like, RowBlocks or dask collection of shape (n_samples, n_features)
+        X : array-like, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows, of any accepted dtype: it need not be that of ``fit``.
 
         Returns
         -------
-        codes : ndarray of shape (n_samples, n_stages * n_blocks), uint8 or uint16
-            For dask collections, a dask array that is computed later. The code of block j in stage
-            s is in column ``s * n_blocks + j``; of several code words at the same distance, it is
-            the lowest number. With ``scale="row"`` one more column, for the size of the row.
+        codes : ndarray or tensor of shape (n_samples, n_stages * n_blocks), uint8 or uint16
+            Where ``X`` is; for dask collections, a dask array that is computed later. The code of
+            block j in stage s is in column ``s * n_blocks + j``; of several code words at the same
+            distance, it is the lowest number. With ``scale="row"`` one more column, for the size
+            of the row.
         """
         check_is_fitted(self)
         return codes_of(self, X, self._encoder)
@@ -287,14 +295,14 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        codes : array-like or dask array of shape (n_samples, n_columns), integers
+        codes : array-like, tensor or dask array of shape (n_samples, n_columns), integers
             As ``transform`` gives them.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features), floating
-            In the dtype of the data of ``fit``; for dask arrays of codes, a dask array that is
-            computed later.
+        X : ndarray or tensor of shape (n_samples, n_features), floating
+            Where ``codes`` are, in the dtype of the data of ``fit``; for dask arrays of codes, a
+            dask array that is computed later.
 
         Raises
         ------
@@ -309,7 +317,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        X : array-like, RowBlocks or dask collection of shape (n_samples, n_features)
+        X : array-like, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows.
         y : None
             Ignored.
@@ -327,17 +335,17 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     def topk(
         self, queries: Any, codes: Any, k: int = 10, metric: str = "sqeuclidean"
-    ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    ) -> tuple[Any, Any]:
         """The ``k`` rows nearest to each query, among rows given by their codes.
 
         Queries are compared with decoded rows, by look-up tables, without decoding them.
 
         Parameters
         ----------
-        queries : array-like of shape (n_queries, n_features)
+        queries : array-like or tensor of shape (n_queries, n_features)
             What to search for, as it is: queries are not quantized.
-        codes : array-like of shape (n_samples, n_columns), integers
-            Codes of the rows to search in.
+        codes : array-like or tensor of shape (n_samples, n_columns), integers
+            Codes of the rows to search in; the work is done where they are.
         k : int, default=10
             How many to find, at most ``n_samples``.
         metric : {"sqeuclidean", "inner_product"}, default="sqeuclidean"
@@ -345,9 +353,9 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Returns
         -------
-        values : ndarray of shape (n_queries, k), float32 or float64
-            Squared distances, ascending, or inner products, descending.
-        rows : ndarray of shape (n_queries, k), int64
+        values : ndarray or tensor of shape (n_queries, k), float32 or float64
+            Where ``queries`` are: squared distances, ascending, or inner products, descending.
+        rows : ndarray or tensor of shape (n_queries, k), int64
             Numbers of the rows; of equal ones the lowest first.
 
         References
@@ -393,7 +401,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        X : array-like, RowBlocks or dask collection of shape (n_samples, n_features)
+        X : array-like, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows, not necessarily those of ``fit``.
 
         Returns

@@ -1,7 +1,9 @@
 """ProductQuantizer on rows in blocks, of dask and RowBlocks: the same bytes as in memory."""
 
+import multiprocessing
 import pickle
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -238,6 +240,22 @@ def test_threads_do_not_matter():
         found = quantizer(**parameters).fit(lazy(X, (50, 10)), sample_weight=WEIGHTS)
         assert_same_fit(found, expected)
         assert_same_use(found, expected, lazy(X, (50, 10)), X)
+
+
+@pytest.mark.slow
+def test_processes_do_not_matter():
+    parameters = {"rows_per_code": 8, "rotation": "hadamard", "scale": "row", "n_stages": 2}
+    expected = quantizer(**parameters).fit(X, sample_weight=WEIGHTS)
+    spawning = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(2, mp_context=spawning) as pool,
+        dask.config.set(scheduler="processes", pool=pool),
+    ):
+        found = quantizer(**parameters).fit(lazy(X, (250, 10)), sample_weight=WEIGHTS)
+        assert_same_fit(found, expected)
+        assert_same_use(found, expected, lazy(X, (250, 10)), X)
+        blocks = quantizer(codebook="shared", scale="block").fit(lazy(X, (250, 10)))
+        assert_same_fit(blocks, quantizer(codebook="shared", scale="block").fit(X))
 
 
 # ------------------------------------------------------------------ what is computed, and where

@@ -1,13 +1,14 @@
 """ProductQuantizer on PyTorch tensors: where results are, and that they are those of arrays."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from pgkmeans_sk import PGKMeans, ProductQuantizer
 from pgkmeans_sk.codes.rotation import any_rotation, random_hadamard, random_orthogonal
@@ -88,6 +89,55 @@ def test_codes_and_rows_are_those_of_arrays(variant, dtype, device):
         assert_same_bytes(small.codes(), expected.codes())
         assert small.relative_error == expected.relative_error
         np.testing.assert_array_equal(host(given_rows), rows)  # never written
+
+
+@settings(max_examples=40)
+@given(
+    seed=st.integers(0, 999),
+    n_features=st.integers(1, 9),
+    block_size=st.integers(1, 9),
+    variant=st.sampled_from(sorted(set(VARIANTS) - {"opq rows", "half all"})),
+    digits=st.integers(0, 6),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+def test_any_rows_have_the_codes_of_arrays(seed, n_features, block_size, variant, digits, dtype):
+    """Of few digits many blocks are as far from one word as from another."""
+    rng = np.random.default_rng(seed)
+    rows = np.round(rng.normal(size=(80, n_features)), digits).astype(dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        parameters = VARIANTS[variant] | {"block_size": block_size, "n_codes": 5, "max_iter": 2}
+        pq = quantizer(**parameters).fit(rows)
+        fitted = quantizer(**parameters).fit(tensor(rows))
+    fresh = np.round(rng.normal(size=(40, n_features)), digits).astype(dtype)
+    for own in (pq, fitted):
+        codes = own.transform(tensor(fresh))
+        assert_same_bytes(host(codes), own.transform(fresh))
+        assert_same_bytes(host(own.inverse_transform(codes)), own.inverse_transform(host(codes)))
+        assert own.encode(tensor(fresh)).relative_error == own.encode(fresh).relative_error
+
+
+@devices
+def test_settings_of_pytorch_do_not_matter(device):
+    expected = quantizer(rotation="opq", scale="row").fit(tensor(X, device))
+    codes = host(expected.transform(tensor(X, device)))
+    best = [host(part) for part in expected.topk(tensor(QUERIES, device), tensor(codes, device))]
+    precision = torch.get_float32_matmul_precision()
+    torch.use_deterministic_algorithms(True)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            found = quantizer(rotation="opq", scale="row").fit(tensor(X, device))
+            assert_same_fit(found, expected)
+            assert_same_bytes(host(found.transform(tensor(X, device))), codes)
+            again = found.topk(tensor(QUERIES, device), tensor(codes, device))
+            for part, wanted in zip(again, best, strict=True):
+                assert_same_bytes(host(part), wanted)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision(precision)
 
 
 @devices
