@@ -18,6 +18,7 @@ from pgkmeans_sk.engines import chunks, closest
 from pgkmeans_sk.quantization import blocked_rows, fit
 from tests import problems
 from tests.test_product_quantizer import VARIANTS, quantizer, table
+from tests.test_row_blocks import Chunks
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -222,6 +223,24 @@ def test_dtypes_are_those_of_fit(dtype):
         found.inverse_transform(found.transform(lazy(rows, (99, 10)))),
         expected.inverse_transform(expected.transform(rows)),
     )
+
+
+def test_arrays_that_come_one_after_the_other():
+    parameters = {"rows_per_code": 8, "scale": "block", "codebook": "shared", "rotation": "opq"}
+    expected = quantizer(**parameters).fit(X, sample_weight=WEIGHTS)
+    rows = RowBlocks(Chunks(X, [7, 300, 1, 90]))
+    found = quantizer(**parameters).fit(rows, sample_weight=WEIGHTS)
+    assert_same_fit(found, expected)
+    assert_same_use(found, expected, rows, X, WEIGHTS)
+
+
+def test_blocks_without_weight_are_not_drawn():
+    """The square of a tiny scale is nothing."""
+    rows = np.round(table(N, 8, dtype=np.float64), 1)
+    rows[:, 4:] *= 1e-170
+    parameters = {"rows_per_code": 8, "scale": "block", "codebook": "shared"}
+    expected = quantizer(**parameters).fit(rows)
+    assert_same_fit(quantizer(**parameters).fit(lazy(rows, (99, 8))), expected)
 
 
 def test_how_rows_lie_in_memory_does_not_matter():

@@ -244,8 +244,11 @@ class BlockedRows:
 
     def _count_present(self, cutting: Cutting) -> IntArray:
         """Blocks of positive weight for a codebook, in each tile."""
-        is_block_weighted = cutting.n_shared is not None and self._block_weights is not None
-        if not (self._carrier.is_weighted or self._n_weighing or is_block_weighted):
+        block_weights = np.ones(1)
+        if cutting.n_shared is not None and self._block_weights is not None:
+            block_weights = self._block_weights[: cutting.n_shared]
+        is_weighted = self._carrier.is_weighted or self._n_weighing > 0
+        if not is_weighted and (block_weights > 0.0).all():
             return np.diff(self._carrier.starts) * cutting.per_row
         return np.array(self._carrier.each(_count_present, cutting), dtype=np.int64)
 

@@ -52,7 +52,7 @@ class TensorCodec:
         decoder = self.decoder
         shape = len(X), decoder.n_columns
         codes = torch.empty(shape, dtype=DTYPES[decoder.code_dtype], device=self.device)
-        if self._is_plain:
+        if self.encoder.is_plain:  # the engine alone says how many rows at a time
             self.encode_stage(X, 0, codes)
             return codes
         for start, stop in self.row_blocks(len(X)):
@@ -65,14 +65,6 @@ class TensorCodec:
                 if s + 1 < decoder.n_stages:
                     rows = rows - self.stage_rows(stage, s, rows.dtype)
         return codes
-
-    @property
-    def _is_plain(self) -> bool:
-        """Whether rows are encoded as they are: then the engine alone says how many at a time."""
-        decoder = self.decoder
-        scales = decoder.column_scales, decoder.row_scales, decoder.block_scales
-        is_prepared = decoder.rotation is not None or any(part is not None for part in scales)
-        return decoder.n_stages == 1 and not is_prepared
 
     def row_blocks(self, n_rows: int) -> Any:
         """Bounds of blocks of rows that may be worked on at a time."""
