@@ -19,7 +19,13 @@ from tests.test_product_quantizer import VARIANTS, quantizer, table
 torch = pytest.importorskip("torch")
 
 from pgkmeans_sk.engines import torch_device, torch_memory, torch_rows  # noqa: E402
-from pgkmeans_sk.quantization import torch_rotation, torch_search  # noqa: E402
+from pgkmeans_sk.quantization import (  # noqa: E402
+    torch_codec,
+    torch_rotation,
+    torch_search,
+    torch_training,
+)
+from pgkmeans_sk.quantizer_parameters import settings_of  # noqa: E402
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 N = 611
@@ -301,6 +307,32 @@ def test_search_is_that_of_arrays(variant, metric, device):
             plain = np.square(queries[:, None] - decoded[expected[1]]).sum(axis=2)
         scale = np.abs(plain).max()
         np.testing.assert_allclose(host(found[0]), plain, rtol=1e-4, atol=1e-5 * scale)
+
+
+@variants
+def test_all_parts_are_on_the_device(variant, monkeypatch):
+    """Tensors without values meet none of the host; what looks at values stands aside."""
+    place = torch.device("meta")
+    pq = quantizer(**variant).fit(X)
+    for module in (torch_codec, torch_search, torch_training):
+        monkeypatch.setattr(module, "block_rows", lambda device, row_bytes: 100)
+    monkeypatch.setattr(
+        torch_codec, "_nearest", lambda points, words: points[:, 0].to(torch.int32) + len(words)
+    )
+    monkeypatch.setattr(torch_search, "least", lambda scores, k: (scores[:, :k], scores[:, :k]))
+    codec = torch_codec.TensorCodec(pq._encoder, place)
+    rows, queries = torch.empty((250, 10), device=place), torch.empty((7, 10), device=place)
+    codes = codec.encode(rows)
+    parts = [codes, codec.decode(codes), codec.sq_errors(rows, codes), codec.sq_lengths(rows)]
+    for metric in ("sqeuclidean", "inner_product"):
+        parts += torch_search.nearest_rows(codec, queries, codes, 3, metric)
+    weights = torch.empty(250, dtype=torch.float64, device=place)
+    training = torch_training.TensorRows(rows, weights).scaled(pq._encoder)
+    training = training.left_over(pq._encoder).divided(np.ones(3), np.ones(10))
+    plan = settings_of(pq, 10, np.dtype(np.float32))
+    for problem in training.problems(plan, np.random.RandomState(0)):
+        parts += [problem.in_metric(problem.blocks, np.eye(4)), problem.weights]
+    assert {part.device for part in parts} == {place}
 
 
 @devices

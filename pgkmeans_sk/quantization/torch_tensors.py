@@ -44,7 +44,7 @@ def tensor_rows(X: torch.Tensor, weights: torch.Tensor | None) -> OnHost | OnDev
     if not works_on_host(X):
         return OnDevice(X, weights, output_dtype)
     own = None if weights is None else weights.numpy()
-    return OnHost(InMemory(X.to(reported_dtype(X.dtype)).numpy(), own, output_dtype), X.device)
+    return OnHost(InMemory(X.to(reported_dtype(X.dtype)).numpy(), own, output_dtype))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ class OnHost:
     """Rows whose memory is shared; what methods do is said in ``in_memory.py``."""
 
     shared: InMemory
-    device: torch.device
 
     @property
     def shape(self) -> tuple[int, int]:
