@@ -133,8 +133,10 @@ def compress_with_feedback(
     weights = None
     if row_weights is not None:
         weights = validation.check_weights(row_weights, rows)
-    settings = settings_of(quantizer, rows, np.dtype(np.float16) if is_half else rows.dtype)
-    check_enough_blocks(rows, settings)
+    n_rows, n_features = rows.shape
+    output_dtype = np.dtype(np.float16) if is_half else rows.dtype
+    settings = settings_of(quantizer, n_features, output_dtype)
+    check_enough_blocks(n_rows, n_features, settings)
     rng = check_random_state(quantizer.random_state)
     effort = Effort(n_sweeps=int(n_sweeps), n_descents=int(n_descents))
     with threadpool_limits(limits=1, user_api="blas"):

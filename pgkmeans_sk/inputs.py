@@ -54,12 +54,17 @@ def check_rows_alone(estimator: Any, X: Any) -> Any:
 
 
 def _check_columns(estimator: Any, X: Any, *, reset: bool) -> None:
-    """Set or compare number and names of the features, by a table without rows."""
+    """``check_columns``, if the engine that was asked for can work on rows in blocks."""
     validation.check_choice("engine", estimator.engine, BLOCK_ENGINES)
     if estimator.device is not None and str(estimator.device) != "cpu":
         raise ValueError(
             f"Got device={str(estimator.device)!r} with rows in blocks, but expected None or 'cpu'."
         )
+    check_columns(estimator, X, reset=reset)
+
+
+def check_columns(estimator: Any, X: Any, *, reset: bool) -> None:
+    """Set or compare number and names of the features, by a table without rows."""
     shape: tuple[Any, ...] = getattr(X, "shape", ())
     if len(shape) != 2:
         raise ValueError(

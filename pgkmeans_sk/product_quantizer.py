@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from pgkmeans_sk import validation
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.packing import code_bits
-from pgkmeans_sk.codes.search import METRICS, nearest_rows
 from pgkmeans_sk.fitted import unchanged_on_error
-from pgkmeans_sk.quantization.encode import Encoder
-from pgkmeans_sk.quantization.errors import sq_errors
 from pgkmeans_sk.quantization.fit import fit_quantizer
-from pgkmeans_sk.quantization.stages import Fitted
+from pgkmeans_sk.quantizer_fitted import (
+    fitted_of,
+    parameters_of,
+    remember_codebooks,
+    warn_of_copies,
+)
+from pgkmeans_sk.quantizer_inputs import check_input, codes_of, decoded, searched
 from pgkmeans_sk.quantizer_parameters import (
-    check_codes,
     check_enough_blocks,
     check_importance,
     check_parameters,
@@ -83,7 +80,8 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         codebook only.
 
     codebook_dtype : {None, "float16", "float32", "float64"}, default=None
-        Of codebooks, scales and rotation as they are stored and used. None: that of the data.
+        Of codebooks, scales and rotation as they are stored and used. None: that of the data
+        (float32 for bfloat16).
 
     random_state : int, RandomState instance or None, default=None
         For all random choices.
@@ -119,6 +117,13 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     See Also
     --------
     CompressedMatrix : What ``compress`` returns.
+
+    Notes
+    -----
+    Results live where ``X``, codes or queries do: of PyTorch tensors, ``transform``,
+    ``inverse_transform`` and ``topk`` return tensors on the same device (docs/tensors.md), of dask
+    collections lazy arrays (docs/scaling.md). Fitted attributes are NumPy arrays, whatever ``X``
+    was, and a quantizer that was fitted on one kind takes any other.
 
     References
     ----------
@@ -183,8 +188,9 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows, in float16, float32 or float64; other numbers become float64. Never written.
+        X : array-like, tensor, RowBlocks or dask collection, (n_samples, n_features)
+            Rows, in float16, float32 or float64; other numbers become float64. Never written. Rows
+            in blocks, of :class:`RowBlocks` or dask, stay where they are (docs/scaling.md).
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -212,17 +218,15 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         with unchanged_on_error(self):
             check_parameters(self)
-            is_half = getattr(X, "dtype", None) == np.float16
-            X = validation.check_rows(self, X, reset=True, accept_sparse=False)
-            output_dtype = np.dtype(np.float16) if is_half else X.dtype
-            weights = validation.check_weights(sample_weight, X)
-            settings = settings_of(self, X, output_dtype)
-            check_enough_blocks(X, settings)
+            rows = check_input(self, X, sample_weight, reset=True)
+            settings = settings_of(self, rows.shape[1], rows.output_dtype)
+            check_enough_blocks(*rows.shape, settings)
             if importance is not None:
-                importance = check_importance(importance, X.shape[1], settings)
+                importance = check_importance(importance, rows.shape[1], settings)
             rng = check_random_state(self.random_state)
-            self._remember(fit_quantizer(X, weights, importance, settings, rng))
-            self._warn_of_copies()
+            fitted = fit_quantizer(rows.training(settings), importance, settings, rng)
+            remember_codebooks(self, fitted)
+            warn_of_copies(self, stacklevel=3)
         return self
 
     @classmethod
@@ -250,37 +254,10 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         >>> bool((pq.transform(X) == small.codes()).all())
         True
         """
-        rotation = None
-        if decoder.rotation is not None:
-            rotation = "opq" if decoder.rotation.width == 1 else "hadamard"
-        scale = "row" if decoder.row_scales is not None else None
-        pq = cls(
-            decoder.block_size,
-            decoder.n_codes,
-            codebook="shared" if decoder.is_shared else "per_block",
-            n_stages=decoder.n_stages,
-            rotation=rotation,
-            scale="block" if decoder.block_scales is not None else scale,
-            codebook_dtype=decoder.codebooks.dtype.name,
-        )
+        pq = cls(**parameters_of(decoder))
         pq.n_features_in_ = decoder.n_features
-        books = decoder.codebooks.reshape(-1, decoder.n_codes, decoder.block_size)
-        n_distinct = [len(np.unique(book, axis=0)) for book in books]
-        n_effective = np.reshape(n_distinct, decoder.codebooks.shape[:2])
-        pq._remember(Fitted(Encoder(decoder), n_effective))
+        remember_codebooks(pq, fitted_of(decoder))
         return pq
-
-    def _remember(self, fitted: Fitted) -> None:
-        """Set the fitted attributes."""
-        self._encoder = fitted.encoder
-        self.decoder_ = decoder = fitted.encoder.decoder
-        self.codebooks_ = decoder.codebooks
-        self.n_effective_codes_ = fitted.n_effective_codes
-        self.n_iter_ = fitted.n_iter
-        self.code_bits_ = code_bits(decoder.n_codes)
-        bits = decoder.n_block_codes * self.code_bits_ + 8 * (decoder.row_scales is not None)
-        self.bits_per_weight_ = bits / decoder.n_features
-        self._n_features_out = decoder.n_columns
 
     def fit_transform(
         self,
@@ -288,56 +265,44 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         y: Any = None,
         sample_weight: ArrayLike | None = None,
         importance: ArrayLike | None = None,
-    ) -> NDArray[Any]:
+    ) -> Any:
         """Fit and return ``transform(X)``; see ``fit``."""
-        fitted = self.fit(X, sample_weight=sample_weight, importance=importance)
-        codes: NDArray[Any] = fitted.transform(X)
-        return codes
-
-    def _warn_of_copies(self) -> None:
-        n_short = int((self.n_effective_codes_ < self.n_codes).sum())
-        if n_short:
-            warnings.warn(
-                f"{n_short} of {self.n_effective_codes_.size} codebooks have fewer than n_codes="
-                f"{self.n_codes} distinct code words, one of them {self.n_effective_codes_.min()}: "
-                "there are no more distinct blocks. Code words beyond are copies of the first.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+        return self.fit(X, sample_weight=sample_weight, importance=importance).transform(X)
 
     # ---------------------------------------------------------------- using the codes
 
-    def transform(self, X: Any) -> NDArray[Any]:
+    def transform(self, X: Any) -> Any:
         """Codes of the rows of ``X``.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows, of any accepted dtype: it need not be that of ``fit``.
 
         Returns
         -------
-        codes : ndarray of shape (n_samples, n_stages * n_blocks), uint8 or uint16
-            The code of block j in stage s is in column ``s * n_blocks + j``; of several code words
-            at the same distance, it is the lowest number. With ``scale="row"`` one more column, for
-            the size of the row.
+        codes : ndarray or tensor of shape (n_samples, n_stages * n_blocks), uint8 or uint16
+            Where ``X`` is; for dask collections, a dask array that is computed later. The code of
+            block j in stage s is in column ``s * n_blocks + j``; of several code words at the same
+            distance, it is the lowest number. With ``scale="row"`` one more column, for the size
+            of the row.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False, accept_sparse=False)
-        return self._encoder.encode(X)
+        return codes_of(self, X, self._encoder)
 
-    def inverse_transform(self, codes: Any) -> NDArray[np.floating]:
+    def inverse_transform(self, codes: Any) -> Any:
         """Rows that codes stand for.
 
         Parameters
         ----------
-        codes : array-like of shape (n_samples, n_columns), integers
+        codes : array-like, tensor or dask array of shape (n_samples, n_columns), integers
             As ``transform`` gives them.
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features), floating
-            In the dtype of the data of ``fit``.
+        X : ndarray or tensor of shape (n_samples, n_features), floating
+            Where ``codes`` are, in the dtype of the data of ``fit``; for dask arrays of codes, a
+            dask array that is computed later.
 
         Raises
         ------
@@ -345,14 +310,14 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             If a code is not that of a code word.
         """
         check_is_fitted(self)
-        return self.decoder_.decode(check_codes(codes, self.decoder_))
+        return decoded(codes, self.decoder_)
 
     def score(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> float:
         """Minus the mean squared error of a value of ``X`` when it is encoded and decoded.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows.
         y : None
             Ignored.
@@ -365,24 +330,22 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             At most 0. Importance does not count here.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False, accept_sparse=False)
-        weights = validation.check_weights(sample_weight, X)
-        errors = sq_errors(self.decoder_, X, self._encoder.encode(X))
-        return -float(np.average(errors, weights=weights) / X.shape[1])
+        rows = check_input(self, X, sample_weight, reset=False)
+        return -rows.mean_sq_error(self._encoder) / rows.shape[1]
 
     def topk(
         self, queries: Any, codes: Any, k: int = 10, metric: str = "sqeuclidean"
-    ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    ) -> tuple[Any, Any]:
         """The ``k`` rows nearest to each query, among rows given by their codes.
 
         Queries are compared with decoded rows, by look-up tables, without decoding them.
 
         Parameters
         ----------
-        queries : array-like of shape (n_queries, n_features)
+        queries : array-like or tensor of shape (n_queries, n_features)
             What to search for, as it is: queries are not quantized.
-        codes : array-like of shape (n_samples, n_columns), integers
-            Codes of the rows to search in.
+        codes : array-like or tensor of shape (n_samples, n_columns), integers
+            Codes of the rows to search in; the work is done where they are.
         k : int, default=10
             How many to find, at most ``n_samples``.
         metric : {"sqeuclidean", "inner_product"}, default="sqeuclidean"
@@ -390,9 +353,9 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Returns
         -------
-        values : ndarray of shape (n_queries, k), float32 or float64
-            Squared distances, ascending, or inner products, descending.
-        rows : ndarray of shape (n_queries, k), int64
+        values : ndarray or tensor of shape (n_queries, k), float32 or float64
+            Where ``queries`` are: squared distances, ascending, or inner products, descending.
+        rows : ndarray or tensor of shape (n_queries, k), int64
             Numbers of the rows; of equal ones the lowest first.
 
         References
@@ -400,10 +363,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         Jégou, Douze and Schmid 2011, section 3.B, asymmetric distances.
         """
         check_is_fitted(self)
-        queries = validation.check_rows(self, queries, reset=False, accept_sparse=False)
-        codes = check_codes(codes, self.decoder_)
-        validation.check_choice("metric", metric, METRICS)
-        return nearest_rows(self.decoder_, queries, codes, k, metric)
+        return searched(self, queries, codes, k, metric)
 
     def compress(
         self,
@@ -441,7 +401,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows, not necessarily those of ``fit``.
 
         Returns
@@ -450,14 +410,7 @@ class ProductQuantizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             Decodes to exactly ``inverse_transform(transform(X))``.
         """
         check_is_fitted(self)
-        X = validation.check_rows(self, X, reset=False, accept_sparse=False)
-        decoder = self.decoder_
-        codes = self._encoder.encode(X)
-        squares = float(np.einsum("ij,ij->", X, X, dtype=np.float64))
-        error = float(sq_errors(decoder, X, codes).sum())
-        return CompressedMatrix.from_codes(
-            decoder, codes, relative_error=float(np.sqrt(error / squares)) if squares else 0.0
-        )
+        return check_input(self, X, None, reset=False).compressed(self._encoder)
 
     # ---------------------------------------------------------------- conventions
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_array
 
+from pgkmeans_sk.array_kinds import as_numpy
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.quantization.codebooks import trainer_of
 from pgkmeans_sk.quantization.settings import QuantizerSettings
@@ -46,13 +47,11 @@ def check_parameters(estimator: Any) -> None:
         )
 
 
-def settings_of(
-    estimator: Any, X: NDArray[np.floating], output_dtype: np.dtype[Any]
-) -> QuantizerSettings:
-    """What the steps of a fit to validated rows ``X`` need to know."""
+def settings_of(estimator: Any, n_features: int, output_dtype: np.dtype[Any]) -> QuantizerSettings:
+    """What the steps of a fit to validated rows need to know."""
     rows_per_code = estimator.rows_per_code
     return QuantizerSettings(
-        block_size=min(int(estimator.block_size), X.shape[1]),
+        block_size=min(int(estimator.block_size), n_features),
         n_codes=int(estimator.n_codes),
         is_shared=estimator.codebook == "shared",
         n_stages=int(estimator.n_stages),
@@ -66,9 +65,8 @@ def settings_of(
     )
 
 
-def check_enough_blocks(X: NDArray[np.floating], settings: QuantizerSettings) -> None:
+def check_enough_blocks(n_rows: int, n_features: int, settings: QuantizerSettings) -> None:
     """Raise unless a codebook has at least as many blocks as code words."""
-    n_rows, n_features = X.shape
     n_blocks = n_rows
     if settings.is_shared:
         n_blocks *= n_features // settings.block_size
@@ -90,7 +88,7 @@ def check_importance(
         If it has another shape, values that are not finite, negative weights or none above 0; if it
         is a matrix that is not symmetric and positive semi-definite, or comes with a rotation.
     """
-    array = np.asarray(importance, dtype=np.float64)
+    array = np.asarray(as_numpy(importance), dtype=np.float64)
     shapes = (n_features,), (settings.block_size, settings.block_size)
     if array.shape not in shapes:
         raise ValueError(

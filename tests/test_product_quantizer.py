@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from pgkmeans_sk import PGKMeans, ProductQuantizer
+from pgkmeans_sk.quantization import encode
 from tests import reference_codes as reference
 
 
@@ -71,6 +72,27 @@ def test_by_hand():
     assert (pq.codebooks_[0, 1, :, 1] == 0).all()
     assert pq.score(X) == pytest.approx(-(0.5**2) / 3)
     assert pq.bits_per_weight_ == 2 / 3
+
+
+def test_how_many_rows_are_encoded_at_a_time_does_not_matter(variant, monkeypatch):
+    X = table()
+    pq = quantizer(**variant).fit(X)
+    expected = pq.transform(X)
+    for numbers in (1, 77, 10**9):
+        monkeypatch.setattr(encode, "NUMBERS_AT_ONCE", numbers)
+        np.testing.assert_array_equal(pq.transform(X), expected)
+
+
+def test_encoding_makes_no_second_matrix(monkeypatch):
+    monkeypatch.setattr(encode, "NUMBERS_AT_ONCE", 2**16)
+    X = table(40_000, 64)
+    pq = quantizer(rotation="hadamard", n_stages=2, scale="row").fit(X[:1000])
+    pq.transform(X[:100])  # compiled
+    tracemalloc.start()
+    codes = pq.transform(X)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < codes.nbytes + 8 * 4 * 2**16 < X.nbytes / 2
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -34,9 +34,7 @@ def nearest_rows(
 
     Returns values (q, k) in the decoder's working dtype, best first, and numbers of rows (q, k).
     """
-    check_integer("k", k, 1)
-    if k > len(codes):
-        raise ValueError(f"Got k={k}, but expected at most {len(codes)}, the number of rows.")
+    check_k(k, len(codes))
     queries = queries.astype(decoder.work_dtype, copy=False)
     plan = _Plan(decoder, codes, metric)
     step = min(queries_at_once(decoder.n_block_codes, decoder.n_codes, queries.dtype), len(queries))
@@ -49,6 +47,13 @@ def nearest_rows(
     return values, rows
 
 
+def check_k(k: int, n_rows: int) -> None:
+    """Raise unless so many of the rows can be found."""
+    check_integer("k", k, 1)
+    if k > n_rows:
+        raise ValueError(f"Got k={k}, but expected at most {n_rows}, the number of rows.")
+
+
 class _Plan:
     """How distances to all rows are put together from tables.
 
@@ -59,12 +64,11 @@ class _Plan:
     def __init__(self, decoder: Decoder, codes: NDArray[Any], metric: str) -> None:
         self.decoder, self.metric = decoder, metric
         self.codes = codes[:, : decoder.n_block_codes]
-        self.books = _books_of_columns(decoder)
+        self.books = books_of_columns(decoder)
         self.factor: NDArray[np.floating] | None = None
         if decoder.row_scales is not None:
             self.factor = decoder.row_scales.astype(decoder.work_dtype)[codes[:, -1]]
-        # The columns' scales come after the rotation: blocks of the rotated query are not scaled.
-        self.scales_queries = decoder.rotation is not None and decoder.column_scales is not None
+        self.scales_queries = scales_queries(decoder)
         self.adds_up = decoder.n_stages == 1 and self.factor is None and not self.scales_queries
         self.norms: NDArray[np.floating] | None = None
         if metric == "sqeuclidean" and not self.adds_up:
@@ -97,7 +101,12 @@ class _Plan:
         return np.maximum(values, 0.0), rows  # rounding may leave less than nothing
 
 
-def _books_of_columns(decoder: Decoder) -> NDArray[np.floating]:
+def scales_queries(decoder: Decoder) -> bool:
+    """Whether queries are scaled: the scales of columns come after the rotation of rows."""
+    return decoder.rotation is not None and decoder.column_scales is not None
+
+
+def books_of_columns(decoder: Decoder) -> NDArray[np.floating]:
     """Code words with the scales of blocks and, where nothing lies between them, of columns.
 
     (n_stages, n_books, n_codes, block_size) in the working dtype; a book for each block if scaled.

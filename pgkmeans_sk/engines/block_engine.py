@@ -94,6 +94,11 @@ class BlockEngine:
         return f"{self._carrier.name}-dense-{8 * vector_bytes()}bit"
 
     @property
+    def carrier(self) -> Carrier:
+        """Who has the rows."""
+        return self._carrier
+
+    @property
     def labels(self) -> Any:
         return self._carrier.labels()
 

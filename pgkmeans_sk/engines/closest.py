@@ -8,8 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.kernels.distances import fill_sq_errors, find_closest
+from pgkmeans_sk.kernels.points import dense_points
 from pgkmeans_sk.results import FloatArray, IntArray
-from pgkmeans_sk.threads import run_tasks
+from pgkmeans_sk.threads import effective_n_threads, run_tasks
+
+LENGTH_NUMBERS = 2**17
+"""Values of the rows whose lengths a thread finds at a time."""
 
 
 def own_sq_errors(
@@ -28,6 +32,18 @@ def own_sq_errors(
 
     run_tasks(fill_chunk, len(bounds) - 1, n_threads)
     return result
+
+
+def sq_lengths(rows: NDArray[np.floating]) -> FloatArray:
+    """Squared length (n,) of each row, float64.
+
+    Squares are added in the order of the features: a row has the same bits in any company, and
+    however it lies in memory.
+    """
+    n, d = rows.shape
+    bounds = np.append(np.arange(0, n, max(1, LENGTH_NUMBERS // d)), n)
+    labels, origin = np.zeros(n, dtype=np.int32), np.zeros((1, d))
+    return own_sq_errors(dense_points(rows), labels, origin, bounds, effective_n_threads())
 
 
 def closest_numbers(

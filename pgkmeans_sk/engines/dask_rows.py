@@ -162,14 +162,19 @@ def checked_chunks(X: Any, sample_weight: Any) -> StoredChunks:
 # ---------------------------------------------------------------- labels and distances, later
 
 
-def _labels_of_chunk(rows: Any, centers: Any, dtype: Any, prepare: Any, number: int) -> Any:
+def _call(chunk: Any, work: Any, number: int) -> Any:
+    """``work`` on a chunk."""
+    return work(chunk, f"chunk {number}")
+
+
+def _labels_of_chunk(rows: Any, shared: Any, number: int) -> Any:
     """Labels (m,) of a chunk, int32."""
-    return _for_chunk(rows, centers, dtype, prepare, number, tiles.label_alone, _middle(centers))
+    return _for_chunk(rows, *shared, number, tiles.label_alone, _middle(shared[0]))
 
 
-def _distances_of_chunk(rows: Any, centers: Any, dtype: Any, prepare: Any, number: int) -> Any:
+def _distances_of_chunk(rows: Any, shared: Any, number: int) -> Any:
     """Distances (m, K) of a chunk, not squared."""
-    return _for_chunk(rows, centers, dtype, prepare, number, tiles.distances_to)
+    return _for_chunk(rows, *shared, number, tiles.distances_to)
 
 
 def _for_chunk(
@@ -207,12 +212,30 @@ class LazyRows:
         dtype = work_dtype(self._array.dtype)
         return self._of_chunks(_distances_of_chunk, centers, dtype, (len(centers),))
 
+    @property
+    def dtype(self) -> Any:
+        """Of the rows as they are."""
+        return self._array.dtype
+
+    @property
+    def n_columns(self) -> int:
+        """Numbers in a row."""
+        return int(self._array.shape[1])
+
+    def each(self, work: Callable[[Any, str], Any], n_columns: int, dtype: Any) -> Any:
+        """``work(chunk, name)``, arrays (m, n_columns), as a dask array that is computed later."""
+        return self._joined(_call, constant(work), (n_columns,), dtype)
+
     def _of_chunks(self, work: Any, centers: Any, dtype: Any, columns: tuple[int, ...]) -> Any:
-        shared = constant(np.array(centers, order="C"))
         kind = np.dtype(work_dtype(self._array.dtype))
+        shared = np.array(centers, order="C"), kind, self._prepare
+        return self._joined(work, constant(shared), columns, dtype)
+
+    def _joined(self, work: Any, shared: Any, columns: tuple[int, ...], dtype: Any) -> Any:
+        """``work(chunk, shared, number)`` for each chunk."""
         parts = [
             da.from_delayed(
-                delayed(work)(chunk, shared, kind, self._prepare, number),
+                delayed(work)(chunk, shared, number),
                 shape=(length, *columns),
                 dtype=dtype,
             )

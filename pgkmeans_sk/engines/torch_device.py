@@ -44,6 +44,11 @@ FEWEST_CANDIDATES = 1024
 """Rows that are looked at first when those farthest from their centres are sought."""
 
 
+def works_on_host(X: torch.Tensor) -> bool:
+    """Whether the work on a tensor is left to the kernels, which share its memory."""
+    return X.device.type == "cpu" and USES_KERNELS
+
+
 def open_torch_engine(
     X: Any, sample_weight: Any, device: Any = None, directions: bool = False
 ) -> Engine:

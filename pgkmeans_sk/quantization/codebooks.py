@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
 from pgkmeans_sk.engines import open_engine
@@ -26,7 +27,7 @@ class Codebook(NamedTuple):
     n_iter: int  # steps of k-means
 
 
-Trainer = Callable[[NDArray[np.floating], Weights, int, int], Codebook]
+Trainer = Callable[[Any, Any, int, Any], Codebook]
 """``(rows (n, b), weights, n_codes, seed) -> codebook``."""
 
 TOL = 1e-4
@@ -35,27 +36,28 @@ SMALL_WORK = 2_000_000
 
 
 def pg_codebook(
-    rows: NDArray[np.floating],
-    weights: Weights,
+    rows: Any,
+    weights: Any,
     n_codes: int,
-    seed: int,
+    random_state: int | np.random.RandomState,
     max_iter: int,
     max_rows: int | None = None,
     start_words: NDArray[np.floating] | None = None,
 ) -> Codebook:
     """Code words by PG k-means; for single values (b = 1), the optimum.
 
-    At most ``max_iter`` steps, on ``max_rows`` drawn rows if there are more, from ``start_words``
+    ``rows`` (n, b) and weights (n,) are arrays or tensors; the words are an array. At most
+    ``max_iter`` steps, on ``max_rows`` drawn rows if there are more, from ``start_words``
     (n_codes, b) if they are given.
 
     Large tables begin with random rows: for 256 words of a few values the partition tree takes as
     long as ten steps with momentum, and gains less. Small ones take the tree: there it costs
     nothing, and counts a row of weight 2 exactly like the row twice.
     """
-    rng = np.random.RandomState(seed)
+    rng = check_random_state(random_state)
     engine = open_engine("auto", rows, weights)
-    if max_rows is not None and len(rows) > max_rows and rows.shape[1] > 1:
-        engine = engine.sample(max_rows, rng)
+    if is_drawn_from(len(rows), rows.shape[1], max_rows):
+        engine = engine.sample(cast(int, max_rows), rng)
     small = engine.n_rows * rows.shape[1] * n_codes <= SMALL_WORK or rows.shape[1] == 1
     start = STARTS["partition" if small else "random"]
     if start_words is not None:
@@ -63,6 +65,11 @@ def pg_codebook(
     settings = Settings(n_codes, max_iter=max_iter, tol=TOL)
     solution = run(engine, [start], settings, rng)
     return Codebook(solution.centers, solution.n_effective_clusters, solution.n_iter)
+
+
+def is_drawn_from(n_blocks: int, width: int, max_rows: int | None) -> bool:
+    """Whether PG k-means looks at some of the blocks only. Single values are all looked at."""
+    return max_rows is not None and n_blocks > max_rows and width > 1
 
 
 def trainer_of(quantizer: Any) -> Trainer:

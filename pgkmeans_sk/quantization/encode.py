@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.rotation import mixed_pieces
 from pgkmeans_sk.engines import open_engine
+from pgkmeans_sk.engines.closest import sq_lengths
 from pgkmeans_sk.quantization.blocks import column_slices, stage_columns, whole_blocks
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
+
+NUMBERS_AT_ONCE = 2**22
+"""Values that are scaled, rotated or left over at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +42,24 @@ class Encoder:
         """Codes (n, n_columns) of the rows of ``X`` (n, d), float32 or float64."""
         decoder = self.decoder
         codes = np.empty((len(X), decoder.n_columns), dtype=decoder.code_dtype)
-        if not len(X):
-            return codes
+        # Rows that are changed on the way are copied: some of them at a time.
+        step = len(X) if self.is_plain else max(1, NUMBERS_AT_ONCE // decoder.n_features)
+        for start in range(0, len(X), max(1, step)):
+            some = slice(start, start + step)
+            self._encode_rows(X[some], codes[some])
+        return codes
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether rows are encoded as they are: in one stage, without scales or rotation."""
+        decoder = self.decoder
+        scales = decoder.column_scales, decoder.row_scales, decoder.block_scales
+        is_prepared = decoder.rotation is not None or any(part is not None for part in scales)
+        return decoder.n_stages == 1 and not is_prepared
+
+    def _encode_rows(self, X: NDArray[np.floating], codes: NDArray[Any]) -> None:
+        """Set ``codes`` (n, n_columns), all at once."""
+        decoder = self.decoder
         rows, scale_codes = self.prepare(X)
         if scale_codes is not None:
             codes[:, -1] = scale_codes
@@ -48,7 +68,6 @@ class Encoder:
             self.encode_stage(rows, s, stage)
             if s + 1 < decoder.n_stages:
                 rows = rows - decoder.stage_rows(stage, s, rows.dtype)
-        return codes
 
     def prepare(
         self, X: NDArray[np.floating]
@@ -122,8 +141,7 @@ def in_metric(
 
 def row_sizes(rows: NDArray[np.floating]) -> NDArray[np.floating]:
     """Root of the mean square of each row (n, d), (n,) in the rows' dtype."""
-    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-    return np.asarray(np.sqrt(squares / rows.shape[1]), dtype=rows.dtype)
+    return np.asarray(np.sqrt(sq_lengths(rows) / rows.shape[1]), dtype=rows.dtype)
 
 
 def divisors(scales: NDArray[np.floating], dtype: Any) -> NDArray[np.floating]:

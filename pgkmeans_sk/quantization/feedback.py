@@ -32,6 +32,7 @@ from pgkmeans_sk.quantization.encode import Encoder
 from pgkmeans_sk.quantization.errors import sq_errors
 from pgkmeans_sk.quantization.fit import fit_quantizer
 from pgkmeans_sk.quantization.output_problem import Choice, Doubles, OutputProblem
+from pgkmeans_sk.quantization.prepared import Prepared
 from pgkmeans_sk.quantization.settings import QuantizerSettings
 from pgkmeans_sk.quantization.word_steps import Rounding, refitted, with_all_words_used
 
@@ -82,7 +83,7 @@ def fit_with_feedback(
     """
     # A sample of blocks may miss the few large ones, which errors handed on make larger still.
     settings = replace(settings, max_rows=None)
-    encoder = fit_quantizer(X, weights, np.diagonal(metric).copy(), settings, rng).encoder
+    encoder = fit_quantizer(Prepared(X, weights), np.diagonal(metric).copy(), settings, rng).encoder
     problem, scale_codes = prepared_problem(encoder, X, metric, weights)
     start = encoder.decoder.codebooks[0, 0].astype(np.float64)
     choice = minimised(problem, start, _rounding_of(settings), effort)

@@ -16,8 +16,9 @@ from scipy import linalg
 
 from pgkmeans_sk.quantization.blocks import column_slices
 from pgkmeans_sk.quantization.encode import Encoder
+from pgkmeans_sk.quantization.prepared import Prepared, decoded
 from pgkmeans_sk.quantization.settings import QuantizerSettings
-from pgkmeans_sk.quantization.stages import Prepared, decoded, fit_books
+from pgkmeans_sk.quantization.stages import fit_books
 
 STEPS = 2
 """Steps of k-means for the codebooks of a turn."""
@@ -29,12 +30,11 @@ SAMPLE_ROWS_PER_CODE = 64
 
 def learned_rotation(
     encoder: Encoder,
-    prepared: Prepared,
+    sample: Prepared,
     settings: QuantizerSettings,
     rng: np.random.RandomState,
 ) -> NDArray[np.float64]:
-    """The rotation (d, d) for prepared rows; the encoder has none yet."""
-    sample = _sample(prepared, SAMPLE_ROWS_PER_CODE * settings.n_codes, rng)
+    """The rotation (d, d) for some prepared rows; the encoder has none yet."""
     weights = np.ones(len(sample.rows)) if sample.weights is None else sample.weights
     rotation = principal_rotation(sample.rows, weights, settings.block_size)
     books = None
@@ -71,12 +71,3 @@ def principal_rotation(
         shares[j].append(direction)
         products[j] += logarithms[direction]
     return np.ascontiguousarray(directions.T[np.concatenate(shares)])
-
-
-def _sample(prepared: Prepared, n_rows: int, rng: np.random.RandomState) -> Prepared:
-    """Some of the rows, if there are more."""
-    if len(prepared.rows) <= n_rows:
-        return prepared
-    some = np.sort(rng.choice(len(prepared.rows), n_rows, replace=False))
-    weights = None if prepared.weights is None else prepared.weights[some]
-    return Prepared(prepared.rows[some], weights)
