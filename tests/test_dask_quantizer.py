@@ -4,7 +4,6 @@ import multiprocessing
 import pickle
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -24,10 +23,8 @@ dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
-# A scheduler serves its state, here to nobody; another one on the machine may have the usual port.
-pytestmark = pytest.mark.filterwarnings("ignore:Port 8787 is already in use")
-
 from pgkmeans_sk.engines import dask_blocks  # noqa: E402  # after the check that dask is there
+from tests.dask_problems import lazy, local_cluster  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +53,6 @@ CUTS = {
     "cut columns": (130, (3, 7)),
 }
 cuts = pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
-
-
-def lazy(array, cut):
-    return da.from_array(array, chunks=cut)
 
 
 def in_blocks(X):
@@ -162,7 +155,7 @@ def test_how_rows_are_cut_does_not_matter(lengths, seed, variant, weighted, dtyp
         {"quantizer": KMeans(n_init=1, max_iter=3)},
         {"max_iter": 1, "random_state": np.random.RandomState(3)},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_every_option_is_that_of_rows_in_memory(parameters):
     def fitted(rows):
@@ -439,23 +432,6 @@ def test_what_needs_too_many_rows_together_is_named(parameters, message, monkeyp
 
 
 # ------------------------------------------------------------------ a cluster
-
-
-@contextmanager
-def local_cluster(n_workers):
-    """A client of a cluster in this process, which dask then takes."""
-    with (
-        distributed.LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address=None,
-            port=0,
-        ) as local,
-        distributed.Client(local) as client,
-        dask.config.set(scheduler=None),
-    ):
-        yield client
 
 
 def test_a_client_in_use_is_taken():
