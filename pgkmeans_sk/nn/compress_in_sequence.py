@@ -35,7 +35,8 @@ from pgkmeans_sk.nn.selection import FoundTensor, Target, find_targets, find_ten
 from pgkmeans_sk.nn.untouched import untouched
 from pgkmeans_sk.nn.weight_matrices import compressed_with_drift, rows_of
 from pgkmeans_sk.nn.weight_uses import uses_of
-from pgkmeans_sk.nn.work import Progress, Work, groups_of
+from pgkmeans_sk.nn.work import Work, groups_of
+from pgkmeans_sk.progress import Progress
 from pgkmeans_sk.spec import Spec, TensorSettings
 
 LINEAR = ("Linear", "Conv1D")

@@ -23,7 +23,7 @@ from pgkmeans_sk.nn.registration import register
 from pgkmeans_sk.nn.selection import Target, find_targets, names_with_types
 from pgkmeans_sk.nn.soft_gradients import BACKWARDS
 from pgkmeans_sk.nn.soft_kmeans import nearest
-from pgkmeans_sk.nn.weight_matrices import compressed_alone, zero_padding_row
+from pgkmeans_sk.nn.weight_matrices import weight_job, zero_padding_row
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import (
     InvalidParameterError,
@@ -316,7 +316,7 @@ def _weight_for(
     target: Target, tau: float | str, settings: DKMSettings, random_state: int | None
 ) -> DKMWeight:
     parameter, axis = target.found.tensor, target.axis
-    matrix = compressed_alone(target, None, random_state)
+    matrix = weight_job(target, None, random_state)()[target.found.name]
     words = matrix.decoder.codebooks[0, 0]
     wide = work_dtype(parameter.dtype)
     centroids = torch.from_numpy(words.astype("float64")).to(parameter.device, wide)
