@@ -183,6 +183,7 @@ def _parallel(n_workers: int) -> Parallel:
         n_jobs=n_workers,
         batch_size=1,  # of several at once, joblib would have too many made
         pre_dispatch=n_workers + 1,
+        max_nbytes=None,  # files of arrays for workers would all stay until the last job is over
         return_as="generator_unordered" if has_generators else "list",
     )
 
