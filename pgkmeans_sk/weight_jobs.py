@@ -85,6 +85,10 @@ class WeightJob:
             matrix = _with_zero_row(matrix, self.rows, self.zero_row)
         return {self.name: matrix}
 
+    def __sizeof__(self) -> int:
+        """Bytes of the weight as well: dask hands large arguments to workers past its scheduler."""
+        return object.__sizeof__(self) + self.rows.nbytes
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class GroupJob:
@@ -125,6 +129,10 @@ class GroupJob:
             decoder = Decoder(codebooks=books, n_features=rows.shape[1], dtype=rows.dtype)
             found[name] = ProductQuantizer.from_decoder(decoder).encode(rows)
         return found
+
+    def __sizeof__(self) -> int:
+        """Bytes of the weights as well, as of ``WeightJob``."""
+        return object.__sizeof__(self) + sum(rows.nbytes for rows in self.rows.values())
 
 
 def seeds_of_jobs(random_state: int | None, n_jobs: int) -> list[int]:

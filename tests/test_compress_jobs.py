@@ -267,6 +267,15 @@ def test_a_job_is_arrays_and_settings(dtype):
     assert again.packed.tobytes() == job()["0.weight"].packed.tobytes()
 
 
+def test_dask_hands_weights_over_past_its_scheduler(recwarn):
+    # It warns of tasks of more than 10 MB.
+    torch.manual_seed(0)
+    model = torch.nn.ModuleList([torch.nn.Linear(1024, 2600, bias=False) for _ in range(2)])
+    with workers("dask"):
+        nn.compress_model(model, spec(max_iter=1), n_jobs=2)
+    assert not [w for w in recwarn if "large graph" in str(w.message)]
+
+
 def test_workers_need_no_torch():
     code = (
         "import sys, pgkmeans_sk.weight_jobs, pgkmeans_sk.jobs; "
