@@ -13,6 +13,7 @@ from torch import nn
 
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.compress import check_arguments, check_targets
+from pgkmeans_sk.nn.devices import words_on
 from pgkmeans_sk.nn.dkm_weight import DISTANCES, DKMSettings, DKMWeight
 from pgkmeans_sk.nn.dtypes import work_dtype
 from pgkmeans_sk.nn.layers import matrix_of
@@ -319,7 +320,7 @@ def _weight_for(
     matrix = weight_job(target, None, random_state)()[target.found.name]
     words = matrix.decoder.codebooks[0, 0]
     wide = work_dtype(parameter.dtype)
-    centroids = torch.from_numpy(words.astype("float64")).to(parameter.device, wide)
+    centroids = words_on(words, parameter.device, wide)
     with naming(f"weight {target.found.name!r}"):
         if tau == "auto":
             tau = _fitting_tau(matrix_of(parameter.detach(), axis).to(wide), centroids, settings)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.feedback import compress_with_feedback
 from pgkmeans_sk.nn.calibration import Calibration
+from pgkmeans_sk.nn.devices import host_matrix
 from pgkmeans_sk.nn.drift_sums import DriftedInputs
 from pgkmeans_sk.nn.layers import matrix_of
 from pgkmeans_sk.nn.moments import RowCounts, SecondMoment
@@ -77,11 +77,8 @@ def compressed_with_drift(
 
 
 def rows_of(found: FoundTensor, axis: int) -> NDArray[np.floating]:
-    """A weight as a matrix in host memory; bfloat16 as float32, which holds it exactly."""
-    matrix = matrix_of(found.tensor.detach(), axis).cpu()
-    if matrix.dtype == torch.bfloat16:
-        matrix = matrix.float()
-    return np.ascontiguousarray(matrix.numpy())
+    """A weight as a matrix in host memory."""
+    return host_matrix(matrix_of(found.tensor, axis))
 
 
 def _second_moment(target: Target, calibration: Calibration | None) -> NDArray[np.float64] | None:
