@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 
 import joblib
 
+_most: ContextVar[int | None] = ContextVar("most_threads", default=None)
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 
@@ -25,8 +28,24 @@ def effective_n_threads() -> int:
 
     The environment's limits (``OMP_NUM_THREADS``, container quotas, processor affinity), those that
     joblib gives its workers and those set with ``threadpoolctl`` are respected, as scikit-learn's
-    own estimators do.
+    own estimators do; and ``at_most``.
     """
+    n_threads, most = _allowed_by_the_process(), _most.get()
+    return n_threads if most is None else min(n_threads, most)
+
+
+@contextmanager
+def at_most(n_threads: int) -> Iterator[None]:
+    """Within the block, calls of this thread, and tasks that it runs, use no more threads."""
+    before = _most.get()
+    token = _most.set(n_threads if before is None else min(n_threads, before))
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def _allowed_by_the_process() -> int:
     try:
         from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
     except ImportError:  # private: it may move
@@ -62,7 +81,8 @@ def run_tasks(task: Callable[[int], None], n_tasks: int, n_threads: int) -> None
             waiting.clear()  # an error or Ctrl-C: nobody starts another task
             raise
 
-    helpers = [_shared_pool().submit(work) for _ in range(n_threads - 1)]
+    # Each in a copy of the caller's context, so that tasks of tasks keep to its ``at_most``.
+    helpers = [_shared_pool().submit(copy_context().run, work) for _ in range(n_threads - 1)]
     try:
         work()
     finally:

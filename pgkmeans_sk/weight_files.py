@@ -1,37 +1,39 @@
-"""Compressing a file of weights to a file of codes and back, one tensor in memory at a time."""
+"""Compressing a file of weights to a file of codes and back, without all of it in memory."""
 
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sklearn.exceptions import ConvergenceWarning
-
-from pgkmeans_sk.codes.description import CarriedDescription, CompressedDescription
-from pgkmeans_sk.codes.level_matrix import LevelMatrix
 from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.codes.matrix_kinds import StoredMatrix
-from pgkmeans_sk.codes.size import tensor_bytes
 from pgkmeans_sk.codes.storage import CarriedTensor, StoredTensor, open_tensors, save_tensors
-from pgkmeans_sk.codes.stored_file import StoredFile
-from pgkmeans_sk.codes.tensor_dtypes import stored_bytes, to_bytes
-from pgkmeans_sk.codes.tensor_file import TensorFile, naming
-from pgkmeans_sk.codes.tensor_writer import TensorEntry, TensorSpec, header_bytes, write_tensors
-from pgkmeans_sk.codes.usage import Usage, used_words
+from pgkmeans_sk.codes.tensor_dtypes import stored_bytes
+from pgkmeans_sk.codes.tensor_file import TensorFile
+from pgkmeans_sk.codes.tensor_writer import TensorEntry, write_tensors
+from pgkmeans_sk.codes.usage import Usage
+from pgkmeans_sk.jobs import Done, Job, check_n_jobs, done_jobs
+from pgkmeans_sk.progress import Clock, Progress
 from pgkmeans_sk.spec import Spec
 from pgkmeans_sk.validation import check_integer
+from pgkmeans_sk.weight_contents import (
+    counted_matrix,
+    decompressed,
+    facts_of,
+    names_of,
+    plain_file_report,
+    plain_tensors,
+    stored_file_report,
+    stored_report,
+)
+from pgkmeans_sk.weight_jobs import Matrices, WeightJob, seeds_of_jobs
 from pgkmeans_sk.weight_plan import PlannedTensor, is_compressed, plan_tensors
-from pgkmeans_sk.weight_report import UNKNOWN_REASON, FileReport, TensorReport
-
-Progress = Callable[[str, int, int], None]
-"""``(name, done, total)``: a tensor begins, so many bytes are done; at the end, the name is ""."""
+from pgkmeans_sk.weight_report import FileReport, TensorReport
 
 
 def compress_file(
@@ -40,6 +42,7 @@ def compress_file(
     spec: Any = None,
     *,
     random_state: int | None = 0,
+    n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> FileReport:
     """Compress the weights of a safetensors file.
@@ -58,9 +61,13 @@ def compress_file(
         How tensors are to be compressed; None means defaults for all.
     random_state : int or None, default=0
         For the ``ProductQuantizer`` of each tensor. With an int, the file has the same bytes each
-        time, for any number of threads.
+        time, for any number of threads and workers.
+    n_jobs : int or None, default=None
+        How many tensors are compressed at a time, by workers of joblib, as of
+        ``nn.compress_model``. Their codes wait in memory until it is their turn in the file.
     progress : callable or None
-        Is told what is being done: ``progress(name, done, total)``, in bytes of the source.
+        Is told what is being done: ``progress(name, done, total)``, in bytes of the source. With
+        several workers, the name is that of one of the tensors that are being compressed.
 
     Returns
     -------
@@ -97,29 +104,10 @@ def compress_file(
     spec = Spec.of(spec)
     if random_state is not None:
         check_integer("random_state", random_state, 0)
+    check_n_jobs(n_jobs)
     with TensorFile(source) as file:
         plan = plan_tensors(file, spec)
-        clock = _Clock(progress, sum(t.n_bytes for t in plan.tensors if t.layout is not None))
-        done: dict[str, TensorReport] = {}
-
-        def compress(tensor: PlannedTensor) -> CompressedMatrix:
-            with clock.timed(tensor.name, tensor.n_bytes) as timing:
-                matrix = _compressed(file, tensor, random_state)
-            facts = facts_of(matrix)
-            done[tensor.name] = replace(tensor.report(), seconds=timing.seconds, **facts)
-            return matrix
-
-        compressed = {
-            t.name: StoredTensor(
-                shape=t.shape,
-                dtype=t.dtype,
-                matrix=partial(compress, t),
-                layout=t.layout,
-                aliases=t.aliases,
-            )
-            for t in plan.tensors
-            if t.layout is not None
-        }
+        planned = {tensor.name: tensor for tensor in plan.tensors if tensor.layout is not None}
         carried = {
             t.name: CarriedTensor(
                 shape=t.shape, dtype=t.dtype, source=partial(file.raw, t.name), aliases=t.aliases
@@ -127,14 +115,19 @@ def compress_file(
             for t in plan.tensors
             if t.layout is None
         }
-        save_tensors(target, compressed, carried, file.metadata)
+        clock = Clock(progress, sum(tensor.n_bytes for tensor in planned.values()))
+        jobs = _jobs(file, planned.values(), random_state)
+        with closing(done_jobs(jobs, n_jobs, clock.tell)) as all_done:
+            results = _Results(planned, all_done)
+            compressed = {name: _to_store(t, results) for name, t in planned.items()}
+            save_tensors(target, compressed, carried, file.metadata)
         clock.finish()
     return FileReport(
         path=str(target),
         n_bytes=Path(target).stat().st_size,
         header_bytes=plan.predicted_bytes()[""],
         original_bytes=plan.original_bytes,
-        tensors=tuple(done.get(t.name) or t.report() for t in plan.tensors),
+        tensors=tuple(results.reports.get(t.name) or t.report() for t in plan.tensors),
         metadata=dict(plan.metadata),
         unused_rules=plan.unused_rules,
         seconds=time.perf_counter() - begin,
@@ -194,22 +187,22 @@ def decompress_file(
     with open_tensors(source) as file:
         done: dict[str, TensorReport] = {}
         usage = Usage()
-        clock = _Clock(progress, sum(stored_bytes(s.dtype, s.shape) for s, _ in _plain(file)))
+        clock = Clock(progress, sum(stored_bytes(s.dtype, s.shape) for s, _ in plain_tensors(file)))
 
         def bytes_of(stored: str, n_bytes: int) -> memoryview:
             with clock.timed(stored, n_bytes) as timing:
-                content = _decompressed(file, stored, usage)
-            done[stored] = replace(_stored_report(file, stored), seconds=timing.seconds)
+                content = decompressed(file, stored, usage)
+            done[stored] = replace(stored_report(file, stored), seconds=timing.seconds)
             return content
 
         entries = [
             TensorEntry(*spec, partial(bytes_of, stored, stored_bytes(spec.dtype, spec.shape)))
-            for spec, stored in _plain(file)
+            for spec, stored in plain_tensors(file)
         ]
         write_tensors(target, entries, file.metadata)
         clock.finish()
-        tensors = [done[name] for name in _names(file)]
-        return _stored_file_report(source, file, tensors, usage, time.perf_counter() - begin)
+        tensors = [done[name] for name in names_of(file)]
+        return stored_file_report(source, file, tensors, usage, time.perf_counter() - begin)
 
 
 def describe_file(path: str | PathLike[str], *, progress: Progress | None = None) -> FileReport:
@@ -252,180 +245,74 @@ def describe_file(path: str | PathLike[str], *, progress: Progress | None = None
     """
     with TensorFile(path) as plain:
         if not is_compressed(plain):
-            return _plain_file_report(plain)
+            return plain_file_report(plain)
     with open_tensors(path) as file:
-        clock = _Clock(progress, file.n_bytes)
+        clock = Clock(progress, file.n_bytes)
         usage = Usage()
-        tensors = [_stored_report(file, name) for name in _names(file)]
+        tensors = [stored_report(file, name) for name in names_of(file)]
         for tensor in tensors:
             with clock.timed(tensor.name, tensor.stored_bytes):
                 if tensor.name in file.compressed:
-                    _counted_matrix(file, tensor.name, usage)
+                    counted_matrix(file, tensor.name, usage)
                 else:
                     file.raw(tensor.name)  # compares its checksum
         clock.finish()
-        return _stored_file_report(path, file, tensors, usage, None)
+        return stored_file_report(path, file, tensors, usage, None)
 
 
 # ------------------------------------------------------------------ compressing
 
 
-def _compressed(
-    file: TensorFile, tensor: PlannedTensor, random_state: int | None
-) -> CompressedMatrix:
-    quantizer = tensor.settings.quantizer(random_state)
+def _jobs(
+    file: TensorFile, planned: Iterable[PlannedTensor], random_state: int | None
+) -> list[Job[Matrices]]:
+    """Compressing each of the planned tensors."""
+    tensors = list(planned)
+    seeds = seeds_of_jobs(random_state, len(tensors))
+    return [
+        Job(tensor.name, tensor.n_bytes, partial(_job, file, tensor, seed))
+        for tensor, seed in zip(tensors, seeds, strict=True)
+    ]
+
+
+def _job(file: TensorFile, tensor: PlannedTensor, random_state: int) -> WeightJob:
     rows = file.array(tensor.name).reshape(tensor.shape[0], -1)
     file.release()  # that was a copy
-    with naming(f"{file.path}: tensor {tensor.name!r}"), warnings.catch_warnings():
-        # Fewer distinct blocks than code words: the report counts the words that are not used.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return quantizer.compress(rows)
-
-
-def facts_of(matrix: StoredMatrix) -> dict[str, Any]:
-    """What a ``TensorReport`` says of a matrix beyond its shape."""
-    found: dict[str, Any] = {"relative_error": matrix.relative_error, "entropy": matrix.entropy}
-    if not isinstance(matrix, LevelMatrix):
-        used = used_words(matrix)
-        found |= {"n_code_words": used.size, "n_unused_words": int(used.size - used.sum())}
-    return found
-
-
-# ------------------------------------------------------------------ files of codes
-
-
-def _names(file: StoredFile) -> dict[str, CompressedDescription | CarriedDescription]:
-    """All that is stored, by its first name."""
-    return {**file.compressed, **file.carried}
-
-
-def _plain(file: StoredFile) -> Iterator[tuple[TensorSpec, str]]:
-    """Each tensor of the file that was compressed, and the name under which it is stored now."""
-    for stored, described in _names(file).items():
-        for name in (stored, *described.aliases):
-            yield TensorSpec(name, described.dtype, described.shape), stored
-
-
-def _decompressed(file: StoredFile, name: str, usage: Usage) -> memoryview:
-    """The bytes of a tensor as it was."""
-    if name not in file.compressed:
-        return file.raw(name)
-    described = file.compressed[name]
-    matrix = _counted_matrix(file, name, usage)
-    return to_bytes(described.restore(matrix.decode()), described.dtype)
-
-
-def _counted_matrix(file: StoredFile, name: str, usage: Usage) -> StoredMatrix:
-    """A matrix, whose code words are now known to be in use."""
-    matrix = file.matrix(name)
-    usage.add(file.compressed[name].codebooks_of or name, matrix)
-    return matrix
-
-
-def _stored_report(file: StoredFile, name: str) -> TensorReport:
-    described = _names(file)[name]
-    n_bytes = stored_bytes(described.dtype, described.shape)
-    facts: dict[str, Any] = {"stored_bytes": n_bytes, "carried_because": UNKNOWN_REASON}
-    if isinstance(described, CompressedDescription):
-        facts = {
-            "stored_bytes": tensor_bytes(described),
-            "relative_error": described.relative_error,
-            "entropy": described.entropy,
-            "codebooks_of": described.codebooks_of,
-        }
-    return TensorReport(
-        name=name,
-        aliases=described.aliases,
-        shape=described.shape,
-        dtype=described.dtype,
-        original_bytes=n_bytes * (1 + len(described.aliases)),
-        **facts,
+    return WeightJob(
+        name=tensor.name,
+        title=f"{file.path}: tensor {tensor.name!r}",
+        rows=rows,
+        settings=tensor.settings,
+        random_state=random_state,
     )
 
 
-def _stored_file_report(
-    path: str | PathLike[str],
-    file: StoredFile,
-    tensors: Sequence[TensorReport],
-    usage: Usage,
-    seconds: float | None,
-) -> FileReport:
-    plain_header = header_bytes([spec for spec, _ in _plain(file)], file.metadata)
-    return FileReport(
-        path=str(path),
-        n_bytes=file.n_bytes,
-        header_bytes=file.n_bytes - sum(tensor.stored_bytes for tensor in tensors),
-        original_bytes=plain_header + sum(tensor.original_bytes for tensor in tensors),
-        tensors=tuple(_with_words(tensor, usage) for tensor in tensors),
-        metadata=dict(file.metadata),
-        seconds=seconds,
+class _Results:
+    """Matrices, asked for in the order of the file, whatever the order in which they are done."""
+
+    def __init__(
+        self, planned: Mapping[str, PlannedTensor], all_done: Iterator[Done[Matrices]]
+    ) -> None:
+        self.reports: dict[str, TensorReport] = {}
+        self._planned, self._all_done = planned, all_done
+        self._waiting: Matrices = {}
+
+    def pop(self, name: str) -> CompressedMatrix:
+        """A matrix, once it is done; it is kept no longer."""
+        while name not in self._waiting:
+            done = next(self._all_done)
+            matrix = done.result[done.name]
+            self._waiting[done.name] = matrix
+            report = self._planned[done.name].report()
+            self.reports[done.name] = replace(report, seconds=done.seconds, **facts_of(matrix))
+        return self._waiting.pop(name)
+
+
+def _to_store(tensor: PlannedTensor, results: _Results) -> StoredTensor:
+    return StoredTensor(
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        matrix=partial(results.pop, tensor.name),
+        layout=tensor.layout,
+        aliases=tensor.aliases,
     )
-
-
-def _with_words(report: TensorReport, usage: Usage) -> TensorReport:
-    """Code words count where they are stored."""
-    if report.carried_because is not None or report.codebooks_of is not None:
-        return report
-    n_words, n_unused = usage.counts(report.name)
-    return replace(report, n_code_words=n_words, n_unused_words=n_unused)
-
-
-def _plain_file_report(file: TensorFile) -> FileReport:
-    tensors = tuple(
-        TensorReport(
-            name=name,
-            aliases=(),
-            shape=file.shape(name),
-            dtype=file.dtype(name),
-            original_bytes=file.raw(name).nbytes,
-            stored_bytes=file.raw(name).nbytes,
-            carried_because="not a compressed file",
-        )
-        for name in file.names
-    )
-    return FileReport(
-        path=str(file.path),
-        n_bytes=file.n_bytes,
-        header_bytes=file.n_bytes - sum(tensor.stored_bytes for tensor in tensors),
-        original_bytes=file.n_bytes,
-        tensors=tensors,
-        metadata=dict(file.metadata),
-        is_compressed=False,
-    )
-
-
-# ------------------------------------------------------------------ time
-
-
-class _Clock:
-    """Measures how long each tensor takes, and tells the caller how far the work is."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._done, self._total = 0, total
-
-    @contextmanager
-    def timed(self, name: str, n_bytes: int) -> Iterator[_Timing]:
-        """The time that the block takes, for a tensor of so many bytes."""
-        self._tell(name)
-        timing = _Timing()
-        begin = time.perf_counter()
-        yield timing
-        timing.seconds = time.perf_counter() - begin
-        self._done += n_bytes
-
-    def finish(self) -> None:
-        """Tell that all is done."""
-        self._done = self._total
-        self._tell("")
-
-    def _tell(self, name: str) -> None:
-        if self._progress is not None:
-            self._progress(name, self._done, self._total)
-
-
-@dataclass
-class _Timing:
-    """Seconds of a block, known when it is over."""
-
-    seconds: float = 0.0

@@ -125,6 +125,15 @@ def test_wrong_usage(here, arguments):
 # ---------------------------------------------------------------- compress and back
 
 
+def test_compress_with_several_workers(here, model):
+    run("compress", model, "-o", "one.safetensors", *NARROW)
+    run("compress", model, "-o", "two.safetensors", *NARROW, "--jobs", 2)
+    assert (here / "two.safetensors").read_bytes() == (here / "one.safetensors").read_bytes()
+    _, errors = run("compress", model, "-o", "none.safetensors", "-j", 0, status=1)
+    assert "n_jobs=0" in errors
+    assert not (here / "none.safetensors").exists()
+
+
 def test_compress_info_decompress(here, model):
     shown, errors = run("compress", model, "-o", "small.safetensors", *NARROW)
     assert errors == ""

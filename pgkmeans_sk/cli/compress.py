@@ -46,6 +46,7 @@ def compress(
     skip: options.Skip = None,
     config: options.Config = None,
     random_state: options.Seed = 0,
+    jobs: options.Jobs = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     as_json: options.AsJson = False,
@@ -79,7 +80,12 @@ def compress(
     else:
         with progress_bar() as progress:
             report = compress_file(
-                source, str(output), spec, random_state=random_state, progress=progress
+                source,
+                str(output),
+                spec,
+                random_state=random_state,
+                n_jobs=jobs,
+                progress=progress,
             )
     for rule in map(str, written.rules):
         if rule in report.unused_rules:

@@ -24,6 +24,11 @@ Seed: TypeAlias = Annotated[
 
 # ------------------------------------------------------------------ of compress
 
+Jobs: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", help="Tensors compressed at a time; -1: a processor each."),
+]
+
 DEFAULTS = TensorSettings()
 
 

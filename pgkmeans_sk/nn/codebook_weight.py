@@ -14,6 +14,7 @@ from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of
 from pgkmeans_sk.codes.rotation import Rotation
+from pgkmeans_sk.nn.devices import host_matrix
 from pgkmeans_sk.nn.dtypes import numpy_dtype, work_dtype
 from pgkmeans_sk.nn.layers import matrix_of, tensor_of
 from pgkmeans_sk.nn.rotations import undo_rotation
@@ -22,6 +23,9 @@ from pgkmeans_sk.quantization.encode import Encoder
 
 GRADIENTS = ("mean", "sum")
 SCALES = ("row_scales", "block_scales", "column_scales")
+
+CODES_AT_ONCE = 1 << 22
+"""That are counted together: as integers of 8 bytes they take 32 MB."""
 
 
 class CodebookWeight(StoredWeight):
@@ -170,9 +174,6 @@ class CodebookWeight(StoredWeight):
         """
         # Unlike codes[rows], this refuses negative numbers, as an embedding does.
         codes = self.codes if rows is None else self.codes.index_select(0, rows)
-        if codes.ndim == 3:
-            low, high = codes.to(torch.int64).unbind(2)
-            codes = low + 256 * high
         n_stages, n_books, n_codes, block_size = codebook.shape
         words = _used_codebook(codebook, self.stored_dtype, self._divisors())
         is_scaled = n_stages > 1 or any(getattr(self, name) is not None for name in SCALES)
@@ -180,10 +181,9 @@ class CodebookWeight(StoredWeight):
             words = words.to(work_dtype(codebook.dtype))
         # Block j of stage s looks into book (s, j), or (s, 0) if all share one.
         columns = torch.arange(codes.shape[1], device=codes.device)
-        n_blocks = codes.shape[1] // n_stages
-        books = columns if n_books > 1 else columns // n_blocks
-        found = _looked_up(words.reshape(-1, block_size), codes + n_codes * books)
-        found = found.reshape(len(codes), n_stages, n_blocks * block_size)
+        books = columns if n_books > 1 else columns // (codes.shape[1] // n_stages)
+        found = _looked_up(words.reshape(-1, block_size), _wide(codes) + n_codes * books)
+        found = found.reshape(len(codes), n_stages, -1)
         total = found[:, 0]
         for stage in range(1, n_stages):
             total = total + found[:, stage]
@@ -228,19 +228,15 @@ class CodebookWeight(StoredWeight):
     def count(self) -> None:
         """Count the blocks of each code anew, after codes were changed."""
         n_stages, n_books, n_codes, _ = self.counts.shape
-        total = np.zeros((n_stages, n_books, n_codes), dtype=np.int64)
+        total = self.counts.new_zeros(n_stages, n_books * n_codes)
         for member in self._companions:
-            codes = member.wide_codes()
-            for s in range(n_stages):
-                n_blocks = codes.shape[1] // n_stages
-                stage = codes[:, s * n_blocks : (s + 1) * n_blocks]
-                if n_books == 1:
-                    total[s, 0] += np.bincount(stage.ravel(), minlength=n_codes)
-                else:
-                    for j in range(n_books):
-                        total[s, j] += np.bincount(stage[:, j], minlength=n_codes)
+            for part in torch.split(member.codes, CODES_AT_ONCE // member.codes.shape[1] + 1):
+                for stage, codes in enumerate(_wide(part).tensor_split(n_stages, 1)):
+                    if n_books > 1:  # one after the other
+                        codes = codes + n_codes * torch.arange(n_books, device=codes.device)
+                    total[stage] += torch.bincount(codes.flatten(), minlength=total.shape[1])
         for member in self._companions:
-            member.counts.copy_(torch.from_numpy(total[..., np.newaxis]))
+            member.counts.copy_(total.view_as(self.counts))
 
     def share_codebook_with(self, others: list[CodebookWeight]) -> None:
         """Say that the codebook is that of ``others`` as well: counts are of all of them."""
@@ -281,8 +277,8 @@ class CodebookWeight(StoredWeight):
         rows = matrix_of(weight.detach(), self.axis, self.group_size)
         if not bool(torch.isfinite(rows).all()):
             raise ValueError("Got a weight with NaN or infinity, but expected finite values.")
-        rows = rows.to("cpu", work_dtype(codebook.dtype)).contiguous()
-        codes = Encoder(self.decoder(codebook)).encode(rows.numpy())
+        rows = rows.to(work_dtype(codebook.dtype))
+        codes = Encoder(self.decoder(codebook)).encode(host_matrix(rows))
         n_block_codes = self.codes.shape[1]
         blocks = np.ascontiguousarray(codes[:, :n_block_codes])
         if self.codes.ndim == 3:
@@ -370,6 +366,14 @@ def _used_codebook(codebook: Tensor, stored: np.dtype[Any], counts: Tensor | Non
     value = value.to(dtype).to(codebook.dtype) if is_wider else value
     share = codebook if counts is None else codebook / counts.clamp(min=1)
     return value + (share - share.detach())
+
+
+def _wide(codes: Tensor) -> Tensor:
+    """Codes (n, columns) as they count: those of two bytes put together."""
+    if codes.ndim == 2:
+        return codes
+    low, high = codes.to(torch.int64).unbind(2)
+    return low + 256 * high
 
 
 def _looked_up(words: Tensor, numbers: Tensor) -> Tensor:

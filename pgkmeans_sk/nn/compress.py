@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from pgkmeans_sk.jobs import check_n_jobs
 from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.codebook_weight import GRADIENTS
 from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.presets import resolved_spec
 from pgkmeans_sk.nn.selection import Target, find_targets
-from pgkmeans_sk.nn.work import Progress, Work, groups_of
+from pgkmeans_sk.nn.work import Work, groups_of
+from pgkmeans_sk.progress import Progress
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import check_choice, check_integer
 
@@ -26,6 +28,7 @@ def compress_model(
     feedback: bool | None = None,
     gradient: str = "mean",
     random_state: int | None = 0,
+    n_jobs: int | None = None,
     progress: Progress | None = None,
 ) -> ModelReport:
     """Replace the weights of a model by codebooks and codes, in place.
@@ -58,16 +61,22 @@ def compress_model(
         What the gradient of a code word is of those of its blocks.
     random_state : int or None, default=0
         For all random choices. With an int, results have the same bits each time, for any number of
-        threads.
+        threads and workers.
+    n_jobs : int or None, default=None
+        How many weights are compressed at a time, by workers of joblib: processes, or those of the
+        backend that ``joblib.parallel_config`` names. None is 1 unless that says more, -1 as many
+        as there are processors. They share the processors: a single weight is compressed by several
+        threads already, and workers pay where weights are many and small.
     progress : callable, default=None
-        Is told what is being done: ``progress(name, done, total)``, in values of the weights.
+        Is told what is being done: ``progress(name, done, total)``, in values of the weights. With
+        several workers, the name is that of one of the weights that are being compressed.
 
     Returns
     -------
     report : ModelReport
         What became of each tensor: bytes before and after, exactly as ``save`` writes them, bits
         per weight, error, code words that are not used (0 unless there are fewer distinct blocks),
-        seconds. Prints as a table.
+        seconds (of the worker). Prints as a table.
 
     Raises
     ------
@@ -97,11 +106,11 @@ def compress_model(
     if feedback is not None:
         spec = spec.with_defaults(feedback=feedback)
     check_arguments(importance, gradient, random_state)
+    check_n_jobs(n_jobs)
     targets = find_targets(model, spec)
     check_targets(targets, has_calibration=importance is not None)
     work = Work(targets, importance, random_state, progress)
-    for group in groups_of(targets):
-        work.compress(group)
+    work.compress_all(n_jobs)
     return work.registered(model, spec, gradient)
 
 
@@ -156,3 +165,16 @@ def _check_group(group: list[Target]) -> None:
                     f"Got different {what} for {first.found.name!r} and {target.found.name!r}, but "
                     f"expected equal ones in the group {first.settings.group!r}."
                 )
+    if first.settings.group is not None:
+        _check_width(group)
+
+
+def _check_width(group: list[Target]) -> None:
+    """Raise if a weight of a group is narrower than the blocks that it shares with others."""
+    for target in group:
+        layout, settings = target.layout, target.settings
+        if layout is not None and layout.n_features < settings.block_size:
+            raise ValueError(
+                f"Got {target.found.name!r} with {layout.n_features} columns in the group "
+                f"{settings.group!r}, but expected at least block_size={settings.block_size}."
+            )

@@ -17,7 +17,9 @@ from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.feedback import output_shift
 from pgkmeans_sk.nn.calibration import Calibration, calibrate, check_run
 from pgkmeans_sk.nn.call_order import CalledLayer, called_once
+from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.compress import check_arguments, check_targets
+from pgkmeans_sk.nn.devices import words_on
 from pgkmeans_sk.nn.drift_sums import DriftedInputs, DriftSums
 from pgkmeans_sk.nn.input_statistics import (
     Forward,
@@ -27,7 +29,7 @@ from pgkmeans_sk.nn.input_statistics import (
     unfitting_mask,
 )
 from pgkmeans_sk.nn.layer_inputs import RowMask
-from pgkmeans_sk.nn.layers import tensor_of, type_names
+from pgkmeans_sk.nn.layers import type_names
 from pgkmeans_sk.nn.lockstep import Lane, Lockstep
 from pgkmeans_sk.nn.model_report import ModelReport
 from pgkmeans_sk.nn.presets import resolved_spec
@@ -35,7 +37,8 @@ from pgkmeans_sk.nn.selection import FoundTensor, Target, find_targets, find_ten
 from pgkmeans_sk.nn.untouched import untouched
 from pgkmeans_sk.nn.weight_matrices import compressed_with_drift, rows_of
 from pgkmeans_sk.nn.weight_uses import uses_of
-from pgkmeans_sk.nn.work import Progress, Work, groups_of
+from pgkmeans_sk.nn.work import Work, groups_of
+from pgkmeans_sk.progress import Progress
 from pgkmeans_sk.spec import Spec, TensorSettings
 
 LINEAR = ("Linear", "Conv1D")
@@ -189,8 +192,9 @@ class _Sequence:
         """Give weights of the copy the values that they are compressed to."""
         for name, matrix in matrices.items():
             tensor = self._in_copy[name].tensor
-            rows = torch.from_numpy(matrix.decode())
-            tensor.data.copy_(tensor_of(rows, tensor.shape, self._axes[name]))
+            weight = CodebookWeight.from_matrix(matrix, tuple(tensor.shape), self._axes[name])
+            words = words_on(matrix.decoder.codebooks, tensor.device, tensor.dtype)
+            tensor.data.copy_(weight.to(tensor.device).dense(words))
 
     def run(self, batches: Sequence[Any], forward: Forward, given: Sequence[Tensor | None]) -> None:
         """Compress all layers; ``given`` are the masks (batch, tokens) of the batches.

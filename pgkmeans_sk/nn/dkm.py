@@ -13,6 +13,7 @@ from torch import nn
 
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.compress import check_arguments, check_targets
+from pgkmeans_sk.nn.devices import words_on
 from pgkmeans_sk.nn.dkm_weight import DISTANCES, DKMSettings, DKMWeight
 from pgkmeans_sk.nn.dtypes import work_dtype
 from pgkmeans_sk.nn.layers import matrix_of
@@ -23,7 +24,7 @@ from pgkmeans_sk.nn.registration import register
 from pgkmeans_sk.nn.selection import Target, find_targets, names_with_types
 from pgkmeans_sk.nn.soft_gradients import BACKWARDS
 from pgkmeans_sk.nn.soft_kmeans import nearest
-from pgkmeans_sk.nn.weight_matrices import compressed_alone, zero_padding_row
+from pgkmeans_sk.nn.weight_matrices import weight_job, zero_padding_row
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import (
     InvalidParameterError,
@@ -316,10 +317,10 @@ def _weight_for(
     target: Target, tau: float | str, settings: DKMSettings, random_state: int | None
 ) -> DKMWeight:
     parameter, axis = target.found.tensor, target.axis
-    matrix = compressed_alone(target, None, random_state)
+    matrix = weight_job(target, None, random_state)()[target.found.name]
     words = matrix.decoder.codebooks[0, 0]
     wide = work_dtype(parameter.dtype)
-    centroids = torch.from_numpy(words.astype("float64")).to(parameter.device, wide)
+    centroids = words_on(words, parameter.device, wide)
     with naming(f"weight {target.found.name!r}"):
         if tau == "auto":
             tau = _fitting_tau(matrix_of(parameter.detach(), axis).to(wide), centroids, settings)

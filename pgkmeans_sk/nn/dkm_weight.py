@@ -251,8 +251,8 @@ class DKMWeight(StoredWeight):
         if self.zero_row is None:
             return stored
         # What a padding row of zeros is made of.
-        is_least = torch.zeros_like(stored[:, 0], dtype=torch.bool)
-        is_least[stored.square().sum(1).argmin()] = True
+        least = stored.square().sum(1).argmin()
+        is_least = torch.arange(self.n_codes, device=stored.device) == least
         return stored.masked_fill(is_least.unsqueeze(1), 0.0)
 
     def _relative_error(self, original: Tensor) -> float:
@@ -276,7 +276,8 @@ class DKMWeight(StoredWeight):
     def _with_zero_row(self, matrix: Tensor) -> Tensor:
         if self.zero_row is None:
             return matrix
-        index = torch.tensor(self.zero_row, device=matrix.device)
+        # Made there: a copy from the host would be waited for.
+        index = torch.full((), self.zero_row, dtype=torch.int64, device=matrix.device)
         return matrix.index_fill(0, index, 0.0)
 
     def extra_repr(self) -> str:

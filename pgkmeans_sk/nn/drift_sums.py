@@ -86,13 +86,15 @@ class DriftSums:
             return
         if self._near is None:
             self._near = compressed.mean(0)
+        # Of a model on several devices, an earlier state may come from another one.
+        inputs = inputs.to(compressed.device)
         shifted = compressed - self._near
         self._squares.add(shifted[:, None], slice(None))
         self._drift.add(inputs - compressed, shifted)
         if rest is not None:
             if self._rest is None:
                 self._rest = _CrossSums(rest.shape[1], compressed.shape[1], compressed.device)
-            self._rest.add(rest.to(compressed.dtype), shifted)
+            self._rest.add(rest.to(compressed.device, compressed.dtype), shifted)
 
     def inputs(self, weight: Doubles, *, is_centered: bool) -> DriftedInputs | None:
         """Averages for a layer of ``weight`` (out, in); None if nothing was added.

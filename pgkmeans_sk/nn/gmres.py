@@ -47,27 +47,25 @@ def solved(
     Saad and Schultz 1986, "GMRES: A generalized minimal residual algorithm for solving
     nonsymmetric linear systems", doi:10.1137/0907058.
     """
-    size = float(right.norm())
+    residual = right - operator(start)
+    # A GPU is waited for whenever the host looks at a number: once a step.
+    size, first = torch.stack([right.norm(), residual.norm()]).tolist()
     if size == 0.0:
         return torch.zeros_like(right), 0.0
-    residual = right - operator(start)
-    first = float(residual.norm())
     if not np.isfinite(first) or first <= tol * size:
         return start, first / size
-    basis = [residual / first]
     max_iter = min(max_iter, len(right))
+    basis = right.new_empty(max_iter + 1, len(right))
+    basis[0] = residual / first
     unit = 10 * torch.finfo(right.dtype).eps
     products = np.zeros((max_iter + 1, max_iter))
     target = np.zeros(max_iter + 1)
     target[0] = first
     for k in range(max_iter):
-        vector = operator(basis[k])
-        length = float(vector.norm())
-        for i, other in enumerate(basis):
-            products[i, k] = float(vector @ other)
-            vector = vector - products[i, k] * other
-        products[k + 1, k] = float(vector.norm())
-        if not np.isfinite(products[: k + 2, k]).all():
+        vector, found = _orthogonal(operator(basis[k]), basis[: k + 1])
+        *column, length = found.tolist()
+        products[: k + 2, k] = column
+        if not np.isfinite(column).all():
             return start, first / size
         system = products[: k + 2, : k + 1]
         weights, *_ = np.linalg.lstsq(system, target[: k + 2], rcond=unit)
@@ -75,6 +73,21 @@ def solved(
         # A vector of rounding errors: there is no direction left that could help.
         if left <= tol * size or k + 1 == max_iter or products[k + 1, k] <= unit * length:
             break
-        basis.append(vector / products[k + 1, k])
+        basis[k + 1] = vector / products[k + 1, k]
     parts = torch.as_tensor(weights, dtype=right.dtype, device=right.device)
-    return start + torch.stack(basis, 1) @ parts, left / size
+    return start + parts @ basis[: len(parts)], left / size
+
+
+def _orthogonal(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of a vector (n,) that is orthogonal to an orthonormal basis (k, n).
+
+    Also, as one tensor: its products with the basis, the length of that part, and its own. Taken
+    off twice, it is as orthogonal as it can be (Giraud et al. 2005, doi:10.1007/s00211-005-0615-4),
+    and all products are taken at once.
+    """
+    length = vector.norm()
+    products = basis @ vector
+    rest = vector - products @ basis
+    again = basis @ rest
+    rest = rest - again @ basis
+    return rest, torch.cat([products + again, rest.norm()[None], length[None]])

@@ -22,7 +22,7 @@ from pgkmeans_sk.nn.selection import FoundTensor, Target, find_targets, find_ten
 from pgkmeans_sk.nn.stage import Stage
 from pgkmeans_sk.nn.state import compressed_state
 from pgkmeans_sk.nn.training_state import check_state, read_facts, read_state, write_state
-from pgkmeans_sk.nn.work import Progress
+from pgkmeans_sk.progress import Progress
 from pgkmeans_sk.spec import Rule, Spec, TensorSettings
 
 

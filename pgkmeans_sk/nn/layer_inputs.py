@@ -83,14 +83,21 @@ class RowMask:
 
     def __init__(self, mask: Tensor | None) -> None:
         self._mask = None if mask is None else mask.detach().bool()
+        self._rows: dict[torch.device, tuple[Tensor, ...]] = {}
         self.fitted = False
 
     def apply(self, values: Tensor, n_axes: int) -> Tensor:
         """``values``, with the first ``n_axes`` axes flattened, without what does not count."""
         if self._mask is not None and n_axes >= 2 and values.shape[:2] == self._mask.shape:
             self.fitted = True
-            values, n_axes = values[self._mask.to(values.device)], n_axes - 1
+            values, n_axes = values[self._rows_on(values.device, self._mask)], n_axes - 1
         return values.reshape(-1, *values.shape[n_axes:])
+
+    def _rows_on(self, device: torch.device, mask: Tensor) -> tuple[Tensor, ...]:
+        """Where the mask is true, found once for all layers: a GPU waits for the count of them."""
+        if device not in self._rows:
+            self._rows[device] = mask.to(device).nonzero(as_tuple=True)
+        return self._rows[device]
 
 
 def _first(args: Arguments, kwargs: Keywords) -> Tensor:

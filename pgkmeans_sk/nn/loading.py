@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from pgkmeans_sk.codes.matrix_kinds import StoredMatrix, layout_of, parts_of
 from pgkmeans_sk.codes.stored_file import StoredFile
 from pgkmeans_sk.codes.tensor_dtypes import dtype_name, to_bytes
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
+from pgkmeans_sk.nn.devices import words_on
 from pgkmeans_sk.nn.registration import register, unregister
 from pgkmeans_sk.nn.restored import restored_weight
 from pgkmeans_sk.nn.row_lookup import look_rows_up
@@ -163,7 +163,7 @@ class Preparation:
             group_size=described.group_size,
             gradient=self.gradient,
         )
-        values = torch.from_numpy(stored.astype(np.float64)).to(device, dtype)
+        values = words_on(stored, device, dtype)
         if not bool(torch.isfinite(values).all()):
             self.problems.append(
                 f"{name!r}: got numbers of {dtype_name(stored.dtype)} beyond "

@@ -19,7 +19,7 @@ from pgkmeans_sk.nn.state import (
     carried_state,
     compressed_state,
 )
-from pgkmeans_sk.weight_files import facts_of
+from pgkmeans_sk.weight_contents import facts_of
 from pgkmeans_sk.weight_report import FileReport, TensorReport
 
 NAME_WIDTH = 44

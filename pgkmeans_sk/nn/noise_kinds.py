@@ -14,14 +14,14 @@ all blocks of the weight is our reading.
 from __future__ import annotations
 
 import re
-import warnings
 from dataclasses import replace
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from pgkmeans_sk.nn.devices import host_matrix
 from pgkmeans_sk.nn.dtypes import work_dtype
+from pgkmeans_sk.quiet import no_convergence_warnings
 from pgkmeans_sk.spec import TensorSettings
 
 BLOCK_KINDS = ("proxy", "pq", "mean")
@@ -98,11 +98,9 @@ class NearestWord(nn.Module):
         ValueError
             If it has fewer blocks than code words, or values that are not finite.
         """
-        rows = matrix.detach().to("cpu", work_dtype(matrix.dtype)).contiguous().numpy()
+        rows = host_matrix(matrix.detach().to(work_dtype(matrix.dtype)))
         quantizer = self.settings.quantizer(self.random_state)
-        with warnings.catch_warnings():
-            # Fewer distinct blocks than code words are all represented exactly: no fault here.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with no_convergence_warnings():  # then all blocks are represented exactly: no fault here
             codes = torch.from_numpy(quantizer.fit_transform(rows).astype("int32"))
         if self.settings.n_codes <= 256:
             codes = codes.to(torch.uint8)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
+from pgkmeans_sk.nn.devices import words_on
 from pgkmeans_sk.nn.row_lookup import look_rows_up
 from pgkmeans_sk.nn.selection import FoundTensor
 
@@ -37,9 +37,8 @@ def register_matrix(
     if codebook is None:
         assert isinstance(parameter, nn.Parameter)
         codebook = parameter
-        words = torch.from_numpy(matrix.decoder.codebooks.astype("float64"))
         codebook.grad = None  # of another shape
-        codebook.data = words.to(parameter.device, parameter.dtype)
+        codebook.data = words_on(matrix.decoder.codebooks, parameter.device, parameter.dtype)
     register_weight(found, weight, codebook)
     return weight
 

@@ -12,6 +12,7 @@ from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.tensor_dtypes import NUMPY_NAMES
 from pgkmeans_sk.codes.tensor_file import naming
 from pgkmeans_sk.nn.calibration import Calibration
+from pgkmeans_sk.nn.devices import host_matrix
 from pgkmeans_sk.nn.layers import matrix_of, row_axis, tensor_of
 from pgkmeans_sk.nn.moments import RowCounts
 from pgkmeans_sk.nn.scalar_targets import is_shared
@@ -58,12 +59,9 @@ def scalar_matrix(
 
 
 def _lines(tensor: Tensor, target: Target) -> NDArray[np.floating]:
-    """What shares a codebook as a row each, in host memory; bfloat16 as float32."""
+    """What shares a codebook as a row each, in host memory."""
     matrix = matrix_of(tensor, target.axis, target.group_size)
-    lines = matrix.reshape(1, -1) if is_shared(target) else matrix.T
-    if lines.dtype == torch.bfloat16:
-        lines = lines.float()
-    return np.ascontiguousarray(lines.cpu().numpy())
+    return host_matrix(matrix.reshape(1, -1) if is_shared(target) else matrix.T)
 
 
 def _keep_zero_padding(found: ScalarCodes, target: Target) -> None:

@@ -16,10 +16,12 @@ from pgkmeans_sk.nn.presets import resolved_spec
 from pgkmeans_sk.nn.scalar_matrices import scalar_matrix
 from pgkmeans_sk.nn.scalar_targets import GRANULARITIES, scalar_spec, scalar_targets
 from pgkmeans_sk.nn.selection import Target
-from pgkmeans_sk.nn.work import Matrices, Progress, Work, groups_of
+from pgkmeans_sk.nn.work import Work, groups_of
+from pgkmeans_sk.progress import Progress
 from pgkmeans_sk.quantization.scalar import SCHEMES
 from pgkmeans_sk.spec import Spec, TensorSettings
 from pgkmeans_sk.validation import InvalidParameterError, check_choice, check_integer
+from pgkmeans_sk.weight_jobs import Matrices
 
 MOST_BITS = 8
 

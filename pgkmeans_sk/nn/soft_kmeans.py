@@ -161,8 +161,9 @@ class SoftKMeans:
         found = -others.view(n_codes, size, n_codes, size)
         found[index, :, index] += own
         found /= mass.clamp(min=SMALLEST_MASS).view(-1, 1, 1, 1)
-        found[mass <= SMALLEST_MASS] = 0.0
-        is_still = (mass <= SMALLEST_MASS).to(centroids.dtype).repeat_interleave(size)
+        is_still = mass <= SMALLEST_MASS
+        found = found.masked_fill(is_still.view(-1, 1, 1, 1), 0.0)
+        is_still = is_still.to(centroids.dtype).repeat_interleave(size)
         return found.view(n_codes * size, -1) + torch.diag(is_still)
 
     def softened(self, points: Points, centroids: Tensor) -> Tensor:

@@ -1,26 +1,26 @@
-"""Compressing the weights of a model one after the other, without touching it, and then all."""
+"""Compressing the weights of a model without touching it, and then all at once."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import nn
 
 from pgkmeans_sk.codes.matrix import CompressedMatrix
+from pgkmeans_sk.jobs import Job, done_jobs
 from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.model_report import ModelReport, report_on
 from pgkmeans_sk.nn.registration import register_matrix
 from pgkmeans_sk.nn.selection import Target, names_with_types
-from pgkmeans_sk.nn.weight_matrices import compressed_alone, compressed_together
+from pgkmeans_sk.nn.weight_matrices import group_job, weight_job
+from pgkmeans_sk.progress import Clock, Progress
 from pgkmeans_sk.spec import Spec
-
-Progress = Callable[[str, int, int], None]
-"""``(name, done, total)``: a tensor begins, so many values are done; at the end, the name is ""."""
-
-Matrices = dict[str, CompressedMatrix]
+from pgkmeans_sk.weight_jobs import GroupJob, Matrices, WeightJob, seeds_of_jobs
 
 
 @dataclass
@@ -36,28 +36,35 @@ class Work:
 
     def __post_init__(self) -> None:
         self._begin = time.perf_counter()
-        self._done = 0
-        self._total = sum(t.found.tensor.numel() for t in self.targets if t.layout is not None)
+        sizes = (t.found.tensor.numel() for t in self.targets if t.layout is not None)
+        self._clock = Clock(self.progress, sum(sizes))
+
+    def compress_all(self, n_jobs: int | None) -> None:
+        """Compress every weight, by ``n_jobs`` workers."""
+        groups = {group[0].found.name: group for group in groups_of(self.targets)}
+        seeds = seeds_of_jobs(self.random_state, len(groups))
+        jobs = [
+            Job(name, _size(group), partial(self._job, group, seed))
+            for (name, group), seed in zip(groups.items(), seeds, strict=True)
+        ]
+        with closing(done_jobs(jobs, n_jobs, self._clock.tell)) as all_done:
+            for done in all_done:
+                self._keep(groups[done.name], done.result, done.seconds)
 
     def compress(self, group: list[Target]) -> Matrices:
         """Compress one weight, or several that share a codebook."""
-        return self.take(group, lambda: self._compressed(group))
+        return self.take(group, lambda: self._job(group, self.random_state)())
 
     def take(self, group: list[Target], compressed: Callable[[], Matrices]) -> Matrices:
         """Keep what ``compressed()`` makes of weights, and how long it takes."""
-        begin = time.perf_counter()
-        self._tell(group[0].found.name)
-        found = compressed()
-        self.matrices.update(found)
-        share = (time.perf_counter() - begin) / len(group)
-        self.seconds.update(dict.fromkeys(found, share))
-        self._done += sum(target.found.tensor.numel() for target in group)
+        with self._clock.timed(group[0].found.name, _size(group)) as timing:
+            found = compressed()
+        self._keep(group, found, timing.seconds)
         return found
 
     def registered(self, model: nn.Module, spec: Spec, gradient: str) -> ModelReport:
         """Replace the weights in the model, and report on all of it."""
-        self._done = self._total
-        self._tell("")
+        self._clock.finish()
         register_matrices(self.targets, self.matrices, gradient)
         return report_on(
             model,
@@ -67,15 +74,18 @@ class Work:
             total_seconds=time.perf_counter() - self._begin,
         )
 
-    def _compressed(self, group: list[Target]) -> Matrices:
+    def _job(self, group: list[Target], random_state: int | None) -> WeightJob | GroupJob:
         if group[0].settings.group is not None:
-            return compressed_together(group, self.random_state)
-        matrix = compressed_alone(group[0], self.calibration, self.random_state)
-        return {group[0].found.name: matrix}
+            return group_job(group, random_state)
+        return weight_job(group[0], self.calibration, random_state)
 
-    def _tell(self, name: str) -> None:
-        if self.progress is not None:
-            self.progress(name, self._done, self._total)
+    def _keep(self, group: list[Target], found: Matrices, seconds: float) -> None:
+        self.matrices.update(found)
+        self.seconds.update(dict.fromkeys(found, seconds / len(group)))
+
+
+def _size(group: list[Target]) -> int:
+    return sum(target.found.tensor.numel() for target in group)
 
 
 def groups_of(targets: Iterable[Target]) -> list[list[Target]]:
