@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 
 def is_tensor(X: Any) -> bool:
@@ -23,3 +26,8 @@ def as_numpy(X: Any) -> Any:
         return X
     X = X.detach().cpu()
     return (X.float() if X.is_floating_point() and X.element_size() < 4 else X).numpy()
+
+
+def concatenated(parts: Sequence[Any]) -> Any:
+    """Arrays, or tensors on one device, below one another."""
+    return sys.modules["torch"].cat(parts) if is_tensor(parts[0]) else np.concatenate(parts)

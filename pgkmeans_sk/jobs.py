@@ -64,6 +64,11 @@ def check_n_jobs(n_jobs: Any) -> None:
         )
 
 
+def n_workers_for(n_things: int, n_jobs: int | None) -> int:
+    """How many workers ``done_jobs`` has for so many jobs; with one, they stay in this process."""
+    return min(int(effective_n_jobs(n_jobs)), n_things)
+
+
 def done_jobs(
     jobs: Sequence[Job[Result]], n_jobs: int | None, tell: Tell
 ) -> Generator[Done[Result], None, None]:
@@ -88,7 +93,7 @@ def done_jobs(
         That of the job which failed; of several, of the one that began first. No job is running
         then, and none begins any more.
     """
-    n_workers = min(effective_n_jobs(n_jobs), len(jobs))
+    n_workers = n_workers_for(len(jobs), n_jobs)
     if n_workers > 1:
         # Of threads that each limit BLAS, only the first would be heard: the caller is, for all.
         with threadpool_limits(limits=1, user_api="blas"):

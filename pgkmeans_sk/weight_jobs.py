@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
+from pgkmeans_sk.array_kinds import concatenated
 from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.tensor_file import naming
@@ -27,7 +28,8 @@ from pgkmeans_sk.spec import TensorSettings
 Matrices = dict[str, CompressedMatrix]
 """Compressed weights by name."""
 
-Rows = NDArray[np.floating]
+Rows = Any
+"""A weight as a matrix: an array, or a tensor on another device, which stays in this process."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,8 +42,9 @@ class WeightJob:
         By which it is returned.
     title : str
         By which messages call it.
-    rows : ndarray of shape (n_rows, n_features), floating
-        The weight as a matrix. Never written.
+    rows : ndarray or tensor of shape (n_rows, n_features), floating
+        The weight as a matrix, clustered where it is. Never written. A tensor stays in this
+        process; with ``second_moment`` or ``zero_row`` an array is needed.
     settings : TensorSettings
         How it is to be compressed.
     random_state : int or None
@@ -87,7 +90,7 @@ class WeightJob:
 
     def __sizeof__(self) -> int:
         """Bytes of the weight as well: dask hands large arguments to workers past its scheduler."""
-        return object.__sizeof__(self) + self.rows.nbytes
+        return object.__sizeof__(self) + int(self.rows.nbytes)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,8 +101,8 @@ class GroupJob:
     ----------
     title : str
         By which messages call the group.
-    rows : mapping of str to ndarray of shape (n_rows, n_features), floating
-        The weights as matrices, of one dtype. Never written.
+    rows : mapping of str to ndarray or tensor of shape (n_rows, n_features), floating
+        The weights as matrices, of one dtype and in one place. Never written.
     settings : TensorSettings
         How they are to be compressed, all of them.
     random_state : int or None
@@ -122,17 +125,19 @@ class GroupJob:
         """
         size = self.settings.block_size
         with naming(self.title), no_convergence_warnings():
-            blocks = np.concatenate([whole_blocks(rows, size) for rows in self.rows.values()])
-            books = self.settings.quantizer(self.random_state).fit(blocks).codebooks_
+            blocks = concatenated([whole_blocks(rows, size) for rows in self.rows.values()])
+            shared = self.settings.quantizer(self.random_state).fit(blocks).decoder_
         found = {}
         for name, rows in self.rows.items():
-            decoder = Decoder(codebooks=books, n_features=rows.shape[1], dtype=rows.dtype)
+            decoder = Decoder(
+                codebooks=shared.codebooks, n_features=rows.shape[1], dtype=shared.dtype
+            )
             found[name] = ProductQuantizer.from_decoder(decoder).encode(rows)
         return found
 
     def __sizeof__(self) -> int:
         """Bytes of the weights as well, as of ``WeightJob``."""
-        return object.__sizeof__(self) + sum(rows.nbytes for rows in self.rows.values())
+        return object.__sizeof__(self) + sum(int(rows.nbytes) for rows in self.rows.values())
 
 
 def seeds_of_jobs(random_state: int | None, n_jobs: int) -> list[int]:

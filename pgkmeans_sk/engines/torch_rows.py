@@ -96,6 +96,15 @@ def check_device(device: Any, X: Any) -> torch.device:
     return found
 
 
+def can_work_on(device: torch.device) -> bool:
+    """Whether a device that tensors are on computes in float64."""
+    try:
+        check_device(device, None)
+    except ValueError:
+        return False
+    return True
+
+
 def check_rows_are_dense(X: Any) -> None:
     """Raise for sparse matrices and tensors."""
     if sparse.issparse(X) or (isinstance(X, torch.Tensor) and X.layout != torch.strided):

@@ -14,12 +14,11 @@ from pgkmeans_sk.codes.decoder import Decoder
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.codes.matrix_layout import MatrixLayout, layout_of
 from pgkmeans_sk.codes.rotation import Rotation
-from pgkmeans_sk.nn.devices import host_matrix
+from pgkmeans_sk.nn.devices import encoded
 from pgkmeans_sk.nn.dtypes import numpy_dtype, work_dtype
 from pgkmeans_sk.nn.layers import matrix_of, tensor_of
 from pgkmeans_sk.nn.rotations import undo_rotation
 from pgkmeans_sk.nn.stored_weight import StoredWeight
-from pgkmeans_sk.quantization.encode import Encoder
 
 GRADIENTS = ("mean", "sum")
 SCALES = ("row_scales", "block_scales", "column_scales")
@@ -278,14 +277,13 @@ class CodebookWeight(StoredWeight):
         if not bool(torch.isfinite(rows).all()):
             raise ValueError("Got a weight with NaN or infinity, but expected finite values.")
         rows = rows.to(work_dtype(codebook.dtype))
-        codes = Encoder(self.decoder(codebook)).encode(host_matrix(rows))
-        n_block_codes = self.codes.shape[1]
-        blocks = np.ascontiguousarray(codes[:, :n_block_codes])
+        codes = encoded(rows, self.decoder(codebook)).to(torch.int32)
+        blocks = codes[:, : self.codes.shape[1]]
         if self.codes.ndim == 3:
-            blocks = blocks.astype("<u2").view(np.uint8).reshape(self.codes.shape)
-        self.codes.copy_(torch.from_numpy(blocks))
+            blocks = torch.stack([blocks % 256, blocks // 256], dim=2)
+        self.codes.copy_(blocks)
         if self.scale_codes is not None:
-            self.scale_codes.copy_(torch.from_numpy(codes[:, -1].astype(np.uint8)))
+            self.scale_codes.copy_(codes[:, -1])
         self.count()
 
     # ---------------------------------------------------------------- other forms

@@ -19,7 +19,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pgkmeans_sk.nn.devices import host_matrix
+from pgkmeans_sk.nn.devices import clustered_matrix
 from pgkmeans_sk.nn.dtypes import work_dtype
 from pgkmeans_sk.quiet import no_convergence_warnings
 from pgkmeans_sk.spec import TensorSettings
@@ -98,13 +98,12 @@ class NearestWord(nn.Module):
         ValueError
             If it has fewer blocks than code words, or values that are not finite.
         """
-        rows = host_matrix(matrix.detach().to(work_dtype(matrix.dtype)))
+        dtype = work_dtype(matrix.dtype)
         quantizer = self.settings.quantizer(self.random_state)
         with no_convergence_warnings():  # then all blocks are represented exactly: no fault here
-            codes = torch.from_numpy(quantizer.fit_transform(rows).astype("int32"))
-        if self.settings.n_codes <= 256:
-            codes = codes.to(torch.uint8)
-        words = torch.from_numpy(quantizer.codebooks_[0, 0].astype(rows.dtype))
+            codes = torch.as_tensor(quantizer.fit_transform(clustered_matrix(matrix.to(dtype))))
+        codes = codes.to(torch.uint8 if self.settings.n_codes <= 256 else torch.int32)
+        words = torch.from_numpy(quantizer.codebooks_[0, 0]).to(dtype)
         for name, found in (("codebook", words.to(matrix.dtype)), ("codes", codes)):
             if hasattr(self, name):  # whoever holds the buffer sees the new one
                 getattr(self, name).copy_(found)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from pgkmeans_sk.codes.matrix import CompressedMatrix
 from pgkmeans_sk.feedback import compress_with_feedback
 from pgkmeans_sk.nn.calibration import Calibration
-from pgkmeans_sk.nn.devices import host_matrix
+from pgkmeans_sk.nn.devices import clustered_matrix, host_matrix
 from pgkmeans_sk.nn.drift_sums import DriftedInputs
 from pgkmeans_sk.nn.layers import matrix_of
 from pgkmeans_sk.nn.moments import RowCounts, SecondMoment
@@ -21,12 +21,18 @@ from pgkmeans_sk.weight_jobs import GroupJob, WeightJob
 
 
 def weight_job(
-    target: Target, calibration: Calibration | None, random_state: int | None
+    target: Target,
+    calibration: Calibration | None,
+    random_state: int | None,
+    *,
+    on_host: bool = False,
 ) -> WeightJob:
-    """The job of one weight."""
+    """The job of one weight; ``on_host`` if it may be sent to another process."""
     found, name = target.found, target.found.name
-    rows = rows_of(found, target.axis)
     moment = _second_moment(target, calibration)
+    zero_row = zero_padding_row(found)
+    on_host = on_host or moment is not None or zero_row is not None
+    rows = _rows_for_job(found, target.axis, on_host=on_host)
     weighting: dict[str, Any] = {}
     if moment is not None and calibration is not None:
         weighting = {"sample_weight": calibration.row_weights(name)}
@@ -40,16 +46,20 @@ def weight_job(
         random_state=random_state,
         weighting=weighting,
         second_moment=moment,
-        zero_row=zero_padding_row(found),
+        zero_row=zero_row,
     )
 
 
-def group_job(group: list[Target], random_state: int | None) -> GroupJob:
-    """The job of several weights with one codebook."""
+def group_job(group: list[Target], random_state: int | None, *, on_host: bool = False) -> GroupJob:
+    """The job of several weights with one codebook; ``on_host`` as in ``weight_job``."""
     settings = group[0].settings
+    on_host = on_host or len({target.found.tensor.device for target in group}) > 1
     return GroupJob(
         title=f"group {settings.group!r}",
-        rows={target.found.name: rows_of(target.found, target.axis) for target in group},
+        rows={
+            target.found.name: _rows_for_job(target.found, target.axis, on_host=on_host)
+            for target in group
+        },
         settings=settings,
         random_state=random_state,
     )
@@ -74,6 +84,10 @@ def compressed_with_drift(
             drift=inputs.drift,
             n_descents=2,
         )
+
+
+def _rows_for_job(found: FoundTensor, axis: int, *, on_host: bool) -> NDArray[np.floating] | Tensor:
+    return rows_of(found, axis) if on_host else clustered_matrix(matrix_of(found.tensor, axis))
 
 
 def rows_of(found: FoundTensor, axis: int) -> NDArray[np.floating]:

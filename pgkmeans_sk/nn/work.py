@@ -11,7 +11,7 @@ from functools import partial
 from torch import nn
 
 from pgkmeans_sk.codes.matrix import CompressedMatrix
-from pgkmeans_sk.jobs import Job, done_jobs
+from pgkmeans_sk.jobs import Job, done_jobs, n_workers_for
 from pgkmeans_sk.nn.calibration import Calibration
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.model_report import ModelReport, report_on
@@ -43,8 +43,9 @@ class Work:
         """Compress every weight, by ``n_jobs`` workers."""
         groups = {group[0].found.name: group for group in groups_of(self.targets)}
         seeds = seeds_of_jobs(self.random_state, len(groups))
+        is_sent = n_workers_for(len(groups), n_jobs) > 1
         jobs = [
-            Job(name, _size(group), partial(self._job, group, seed))
+            Job(name, _size(group), partial(self._job, group, seed, on_host=is_sent))
             for (name, group), seed in zip(groups.items(), seeds, strict=True)
         ]
         with closing(done_jobs(jobs, n_jobs, self._clock.tell)) as all_done:
@@ -74,10 +75,12 @@ class Work:
             total_seconds=time.perf_counter() - self._begin,
         )
 
-    def _job(self, group: list[Target], random_state: int | None) -> WeightJob | GroupJob:
+    def _job(
+        self, group: list[Target], random_state: int | None, *, on_host: bool = False
+    ) -> WeightJob | GroupJob:
         if group[0].settings.group is not None:
-            return group_job(group, random_state)
-        return weight_job(group[0], self.calibration, random_state)
+            return group_job(group, random_state, on_host=on_host)
+        return weight_job(group[0], self.calibration, random_state, on_host=on_host)
 
     def _keep(self, group: list[Target], found: Matrices, seconds: float) -> None:
         self.matrices.update(found)
