@@ -23,6 +23,7 @@ from benchmarks import (
     gpu,
     growth,
     inference,
+    jobs,
     line,
     methods,
     options,
@@ -345,6 +346,13 @@ def _add_search(parser: Parser) -> None:
     _add_rows(parser)
 
 
+def _add_jobs(parser: Parser) -> None:
+    _add_choice(parser, "--models", jobs.MODELS)
+    parser.add_argument("--k", dest="n_codes", type=int, default=jobs.Plan.n_codes)
+    parser.add_argument("--layers", dest="n_small", type=int, default=jobs.Plan.n_small)
+    _add_limits(parser, jobs.Plan.rounds)
+
+
 def _add_fields(parser: Parser, plan: Any) -> None:
     """An option for each number of a plan."""
     for field in fields(plan):
@@ -433,6 +441,11 @@ MEASURING = {
         lambda arguments, console, save: distributed.run(
             _plan(distributed.Plan, arguments), console
         ),
+    ),
+    "jobs": Command(
+        "weights of a model by several workers",
+        _add_jobs,
+        lambda arguments, console, save: jobs.run(_plan(jobs.Plan, arguments), console),
     ),
     "packing": Command(
         "GB/s of packing and unpacking codes",

@@ -15,6 +15,7 @@ from benchmarks import (
     glue,
     gpu,
     growth,
+    jobs,
     line,
     options,
     packing,
@@ -452,6 +453,28 @@ class TestPacking:
             packing.run(packing.Plan(row_length=12), Console(quiet=True))
 
 
+class TestJobs:
+    def test_run_on_few_layers(self, monkeypatch):
+        pytest.importorskip("torch")
+        monkeypatch.setattr(clock, "SETTLE_SECONDS", 0.0)
+        plan = jobs.Plan(models=["small layers"], n_codes=8, rounds=2, n_small=3)
+        result = jobs.run(plan, Console(quiet=True))
+        assert [row["way"] for row in result["rows"]] == list(jobs.WAYS)
+        assert {row["n_weights"] for row in result["rows"]} == {3}
+        assert all(len(row["all_seconds"]) == 2 for row in result["rows"])
+        alone = result["rows"][0]
+        assert alone["to_alone"] == [1.0, 1.0]
+        (sheet,) = report.SHEETS["jobs"](result)
+        assert sheet.rows[0][5] == "1.00 - 1.00"
+
+    def test_another_result_is_an_error(self, monkeypatch):
+        errors = iter(range(100))
+        monkeypatch.setattr(clock, "SETTLE_SECONDS", 0.0)
+        monkeypatch.setattr(jobs, "compressed", lambda *_: (1.0, [next(errors)]))
+        with pytest.raises(AssertionError, match="Got another result"):
+            jobs.run(jobs.Plan(models=["small layers"]), Console(quiet=True))
+
+
 class TestSearch:
     def test_table(self):
         (sheet,) = report.SHEETS["search"](SEARCH)
@@ -650,7 +673,7 @@ def test_help_of_each_command(command, capsys):
     assert "usage" in capsys.readouterr().out
 
 
-PLANNED = (speed, curves, scaling, gpu, line, quantizers, search, packing)
+PLANNED = (speed, curves, scaling, gpu, line, quantizers, search, packing, jobs)
 
 
 @pytest.mark.parametrize("module", PLANNED, ids=lambda module: module.__name__)
