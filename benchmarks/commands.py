@@ -223,6 +223,8 @@ def _add_sentences(parser: Parser) -> None:
     parser.add_argument("--calibration", dest="n_calibration", type=int,
                         default=sentences.Plan.n_calibration, metavar="SENTENCES")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="two matrices, few sentences")
+    parser.add_argument("--finished", action="store_true",
+                        help="show what is finished, and run nothing")  # fmt: skip
     glue.add_option(parser)
 
 

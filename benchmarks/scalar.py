@@ -23,7 +23,7 @@ from benchmarks import data, scalar_peers, sentences
 from benchmarks.measure import machine, package_versions
 from benchmarks.scalar_peers import LIBRARIES, OURS
 from benchmarks.sheets import Sheet, as_percent, as_seconds, as_whole
-from benchmarks.units import FinishedUnits, NotRunError, Units
+from benchmarks.units import FinishedUnits, Units, run_all
 
 Result = dict[str, Any]
 
@@ -66,8 +66,8 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
         "machine": machine(),
         "versions": package_versions(),
         "notes": NOTES,
-        "peers": _all(_peers(plan, console, units), skipped) if "peers" in plan.parts else [],
-        "by_row": _all(_rows(plan, console, units), skipped) if "rows" in plan.parts else [],
+        "peers": run_all(_peers(plan, console, units), skipped) if "peers" in plan.parts else [],
+        "by_row": run_all(_rows(plan, console, units), skipped) if "rows" in plan.parts else [],
         "rows": [],
         "training": [],
         "skipped": skipped,
@@ -88,23 +88,12 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
             for bits in plan.bits
             for scheme in plan.schemes
         ]
-        result["rows"] = _all(jobs, skipped)
+        result["rows"] = run_all(jobs, skipped)
     if "training" in plan.parts:
         from benchmarks import scalar_training
 
         result["training"] = scalar_training.run(plan, console, units)
     return result
-
-
-def _all(jobs: Sequence[Callable[[], Result]], skipped: list[dict[str, str]]) -> list[Result]:
-    """Return the results of the jobs; those that were not run, and are not to be, are skipped."""
-    found = []
-    for job in jobs:
-        try:
-            found.append(job())
-        except NotRunError as missing:
-            skipped.append({"run": str(missing), "reason": "not run yet"})
-    return found
 
 
 # ------------------------------------------------------------------ peers

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from statistics import mean
 from typing import Any
 
@@ -24,7 +25,7 @@ from rich.console import Console
 from benchmarks import sts
 from benchmarks.measure import machine, package_versions
 from benchmarks.sheets import Sheet, as_seconds, as_whole
-from benchmarks.units import Units
+from benchmarks.units import FinishedUnits, Units, run_all
 
 Result = dict[str, Any]
 
@@ -74,22 +75,26 @@ class Plan:
     ways: Sequence[str] = WAYS
     n_calibration: int = 1000  # sentences
     quick: bool = False
+    finished: bool = False  # show what is finished, and run nothing
 
 
 def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
     """Run a plan, or what is left of it; return a JSON-ready dictionary."""
-    study = Study(plan, console, units or Units("sentences-quick" if plan.quick else "sentences"))
+    if units is None:
+        kind = FinishedUnits if plan.finished else Units
+        units = kind("sentences-quick" if plan.quick else "sentences")
+    study = Study(plan, console, units)
     uncompressed = study.unit(
         "uncompressed", {}, lambda: {"spearman": study.spearman(study.encoder)}
     )
-    rows = [
-        row
-        for block_size in plan.block_sizes
-        for n_codes in plan.n_codes
-        for seed in plan.seeds
-        for arm in plan.arms
-        for row in study.rows(arm, block_size, n_codes, seed)
-    ]
+    skipped: list[dict[str, str]] = []
+    sizes = product(plan.block_sizes, plan.n_codes, plan.seeds, plan.arms)
+    rows = run_all(
+        (partial(study.rows, arm, size, n_codes, seed) for size, n_codes, seed, arm in sizes),
+        skipped,
+    )
+    ways = product(plan.specs, plan.ways, plan.seeds)
+    specs = run_all((partial(study.whole, *which) for which in ways), skipped)
     return {
         "kind": "sentences",
         "settings": {
@@ -100,14 +105,9 @@ def run(plan: Plan, console: Console, units: Units | None = None) -> Result:
         "machine": machine(),
         "versions": package_versions(),
         "notes": NOTES,
-        "rows": rows,
-        "specs": [
-            study.whole(spec, way, seed)
-            for spec in plan.specs
-            for way in plan.ways
-            for seed in plan.seeds
-        ],
-        "skipped": [],
+        "rows": [row for rows_of_arm in rows for row in rows_of_arm],
+        "specs": specs,
+        "skipped": skipped,
     }
 
 
@@ -262,8 +262,12 @@ NOTES = {
 
 
 def sheets(result: Result) -> list[Sheet]:
-    """Make one table per subset, block size and K, and one of specs for the whole model."""
+    """Make a table of all sizes, one for each of them, and one of specs for the whole model."""
     found = [_sheet(group, result) for group in _groups(result)]
+    for subset in dict.fromkeys(row["subset"] for row in result["rows"]):
+        sizes = [group for group in _groups(result) if group[0] == subset]
+        if len(sizes) > 1:
+            found.insert(0, _overview(sizes, result))
     return [*found, _whole_sheet(result)] if result["specs"] else found
 
 
@@ -307,6 +311,26 @@ KEYS = ("subset", "block_size", "n_codes")
 
 def _groups(result: Result) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(tuple(row[key] for key in KEYS) for row in result["rows"]))
+
+
+def _overview(groups: list[tuple[Any, ...]], result: Result) -> Sheet:
+    """Spearman's correlation of every arm, by block size and K."""
+    by_cell: dict[tuple[Any, ...], list[float]] = {}
+    for row in result["rows"]:
+        group = tuple(row[key] for key in KEYS)
+        by_cell.setdefault((row["arm"], group), []).append(row["spearman"])
+    arms = dict.fromkeys(row["arm"] for row in result["rows"] if row["subset"] == groups[0][0])
+    table = [
+        (arm, *(_mean_or_dash(by_cell.get((arm, group), [])) for group in groups)) for arm in arms
+    ]
+    columns = ("arm", *(f"{size} x {n_codes}" for _, size, n_codes in groups))
+    whole = result["settings"]["uncompressed"]
+    title = f"{groups[0][0]}: Spearman by block size x codes; uncompressed {whole:.4f}"
+    return Sheet(title, columns, table)
+
+
+def _mean_or_dash(values: list[float]) -> str:
+    return f"{mean(values):.4f}" if values else "-"
 
 
 def _sheet(group: tuple[Any, ...], result: Result) -> Sheet:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +80,14 @@ class FinishedUnits(Units):
         if kept is None:
             raise NotRunError(name)
         return kept
+
+
+def run_all(jobs: Iterable[Callable[[], Any]], skipped: list[dict[str, str]]) -> list[Any]:
+    """Return the results of the jobs; those that were not run, and are not to be, are skipped."""
+    found = []
+    for job in jobs:
+        try:
+            found.append(job())
+        except NotRunError as missing:
+            skipped.append({"run": str(missing), "reason": "not run yet"})
+    return found
