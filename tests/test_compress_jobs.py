@@ -10,6 +10,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -108,6 +110,28 @@ def test_same_bits_for_every_dtype(dtype, backend):
 @pytest.mark.parametrize("n_jobs", [2, 3, -1])
 def test_same_bits_for_any_number_of_workers(n_jobs):
     assert compressed(layers(), spec(), n_jobs=n_jobs) == compressed(layers(), spec(), n_jobs=1)
+
+
+@settings(max_examples=20)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 24)), min_size=1, max_size=6),
+    n_jobs=st.integers(2, 5),
+    block_size=st.integers(1, 8),
+    n_distinct=st.sampled_from([1, 3, 1000]),
+)
+def test_same_bits_for_any_layers(shapes, n_jobs, block_size, n_distinct):
+    def model():
+        generator = torch.Generator().manual_seed(0)
+        net = torch.nn.ModuleList([torch.nn.Linear(d, n, bias=False) for n, d in shapes])
+        for layer in net:
+            numbers = torch.randint(n_distinct, layer.weight.shape, generator=generator)
+            layer.weight.data = numbers.float()
+        return net
+
+    few = spec(block_size=block_size, n_codes=4)
+    expected = compressed(model(), few)
+    with joblib.parallel_config(backend="threading"):
+        assert compressed(model(), few, n_jobs=n_jobs) == expected
 
 
 def test_parallel_config_alone_is_enough():
