@@ -127,7 +127,8 @@ def test_steps_are_those_of_the_optimizer(tmp_path):
 def test_it_is_the_loop_that_one_would_write(tmp_path):
     model, other = bert(), bert()
     callback = PGKMeansCallback(nn.IterativePQ(model, SPEC), epochs_per_stage=1)
-    # The bias of keys changes nothing: its gradient is rounding, of which a usual epsilon makes steps.
+    # The bias of keys changes nothing: its gradient is rounding, and a usual epsilon makes steps
+    # of that.
     options = {"lr_scheduler_type": "constant", "max_grad_norm": 0.0, "weight_decay": 0.0}
     options |= {"adam_epsilon": 1e-3}
     trainer, _ = trainer_of(model, callback, tmp_path, **options)
