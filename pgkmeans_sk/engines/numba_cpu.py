@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -43,6 +44,15 @@ def open_numba_engine(
     return NumbaEngine(to_directions(X) if directions else X, sample_weight)
 
 
+def _are_same(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two sets of centres are the same, to the last bit."""
+    return (
+        first.dtype == second.dtype
+        and first.shape == second.shape
+        and first.tobytes() == second.tobytes()
+    )
+
+
 class NumbaEngine:
     """Rows of a dense or CSR matrix, read where they are; what methods do is said in ``protocol``.
 
@@ -73,6 +83,9 @@ class NumbaEngine:
         # from others than its own, at least; and their utilities.
         self._before: tuple[FloatArray, NDArray[Any]] | None = None
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
+        # The centres that the labels belong to, and what was found: they are often asked for twice,
+        # by the end of a start and by the fit that goes on from there.
+        self._found: tuple[NDArray[np.floating], Assignment] | None = None
 
     @property
     def name(self) -> str:
@@ -113,17 +126,23 @@ class NumbaEngine:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
 
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
-        if self._is_sparse:
-            return self._assign_sparse(centers)
+        if self._found is not None and _are_same(self._found[0], centers):
+            return replace(self._found[1], n_changed=0)
+        self._found = self._utilities = None  # until the pass is done
+        found = self._assign_sparse(centers) if self._is_sparse else self._assign(centers, last)
+        self._found = centers.copy(), found
+        return found
+
+    def _assign(self, centers: NDArray[np.floating], last: bool) -> Assignment:
+        """A pass over dense rows."""
         dense = self._dense_pass(centers, self._labels)
-        self._utilities = None
         before, self._before = self._before, None
         # A batch of a stream has two passes, first and last: the first one makes the other cheap.
         prepares_last = self._is_new and not last and len(centers) >= SECOND_PASS_CENTERS
 
         def look_at_all() -> None:
             lower = np.empty(self.n_rows if prepares_last else 0, dtype=self.dtype)
-            self._utilities = centers, dense.look_at_all(lower)
+            self._utilities = centers.copy(), dense.look_at_all(lower)
             if prepares_last:
                 self._before = centers.astype(np.float64), lower
 
@@ -155,7 +174,7 @@ class NumbaEngine:
     def _assign_sparse(self, centers: NDArray[np.floating]) -> Assignment:
         packed = self._sparse_rows.packed(centers, self._n_threads)
         n_changed, utilities = self._label_sparse(packed, self._labels)
-        self._utilities = centers, utilities[np.newaxis]
+        self._utilities = centers.copy(), utilities[np.newaxis]
         return self._sparse_rows.assignment(packed, self._labels, n_changed, self._n_threads)
 
     def _label_sparse(
@@ -166,7 +185,7 @@ class NumbaEngine:
         return self._sparse_rows.label(packed, labels, bounds, self._n_threads)
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
-        if self._utilities is not None and self._utilities[0] is centers:
+        if self._utilities is not None and _are_same(self._utilities[0], centers):
             return np.array(chunks.add_in_order(self._utilities[1]))
         labels = np.empty(self.n_rows, dtype=np.int32)
         if self._is_sparse:
@@ -223,7 +242,7 @@ class NumbaEngine:
         self, centers: NDArray[np.floating], limits: SizeLimits, prices: FloatArray | None
     ) -> tuple[FloatArray, bool]:
         # Before the search, so that both take no memory beside its own.
-        self._before = None
+        self._before = self._found = None
         if not self._is_sparse:
             self._pruning.forget()  # bounds are about other centres than a row's own
         found = self._labels.copy()
