@@ -20,6 +20,7 @@ from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.moments import mean_variance
 from pgkmeans_sk.engines.numba_limits import RowsWithin
 from pgkmeans_sk.engines.numba_nodes import NodeRows
+from pgkmeans_sk.engines.numba_start import is_small, start_of_small_table
 from pgkmeans_sk.engines.pruning import Pruning, longest_move
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
@@ -28,7 +29,15 @@ from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from pgkmeans_sk.kernels.vectors import vector_bytes
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
+from pgkmeans_sk.results import (
+    Assignment,
+    Cut,
+    FloatArray,
+    IntArray,
+    Nodes,
+    SizeLimits,
+    SmallStart,
+)
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
 SECOND_PASS_CENTERS = 32
@@ -269,10 +278,13 @@ class NumbaEngine:
 
     # ---------------------------------------------------------------- sets of rows
 
-    def root(self) -> Nodes:
+    def _present(self) -> NDArray[Any]:
+        """Numbers of the rows of positive weight."""
         rows: NDArray[Any] = np.arange(self.n_rows, dtype=row_dtype(self.n_rows))
-        if self._sample_weight is not None:
-            rows = rows[self._sample_weight > 0]
+        return rows if self._sample_weight is None else rows[self._sample_weight > 0]
+
+    def root(self) -> Nodes:
+        rows = self._present()
         return self._node_rows.open(rows, np.array([[0, len(rows)]]))
 
     def open_clusters(self, clusters: IntArray) -> Nodes:
@@ -280,6 +292,16 @@ class NumbaEngine:
 
     def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
         return self._node_rows.cut(nodes, fractions, rule, n_two_means)
+
+    def small_start(
+        self, n_clusters: int, plan: SmallStart
+    ) -> tuple[NDArray[np.floating], float] | None:
+        if self._is_sparse or not is_small(self.n_rows, self.n_features, n_clusters):
+            return None
+        rows = self._points, self._weights, self._weight_step
+        return start_of_small_table(
+            rows, self._present(), self.n_rows, self._origin, n_clusters, plan
+        )
 
     # ---------------------------------------------------------------- single rows
 

@@ -69,20 +69,26 @@ def pack_centers(
 
     ``order`` (K,) says which centre comes first, second, ...; by default they stay as they are.
     """
-    n_centers, n_features = centers.shape
-    frame = _frame(n_centers, n_features, origin.dtype)
-    places = frame.places
+    room = room_for_centers(len(centers), origin)
+    places = room.order
     if order is not None:
         places = places.copy()
-        places[:n_centers] = order
+        places[: len(centers)] = order
     exact = np.ascontiguousarray(centers, dtype=np.float64)
-    panels, starts = np.zeros(frame.n_numbers, dtype=origin.dtype), frame.starts.copy()
-    largest_norm = fill_panels(exact, origin, places, frame.kappa, panels, starts)
+    largest_norm = fill_panels(exact, origin, places, room.kappa, room.panels, room.starts)
     # If |x|^2 and |c|^2 are below an eighth of the largest number, no value here overflows.
-    kappa = frame.kappa if largest_norm < frame.largest else np.inf  # inf: no point is certain
+    kappa = room.kappa if largest_norm < room.largest else np.inf  # inf: no point is certain
+    return room._replace(rows=exact, order=places, kappa=kappa)
+
+
+def room_for_centers(n_centers: int, origin: np.ndarray) -> PackedCenters:
+    """Panels without centres, for ``fill_panels``; ``order``, as they come, is not to be written."""
+    n_features = len(origin)
+    frame = _frame(n_centers, n_features, origin.dtype)
     return PackedCenters(
-        exact, origin, panels, starts, places, kappa, frame.smallest, frame.largest
-    )
+        np.empty((n_centers, n_features)), origin, np.zeros(frame.n_numbers, dtype=origin.dtype),
+        frame.starts.copy(), frame.places, frame.kappa, frame.smallest, frame.largest,
+    )  # fmt: skip
 
 
 class _Frame(NamedTuple):

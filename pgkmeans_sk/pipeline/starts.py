@@ -10,17 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.empty_clusters import settle
-from pgkmeans_sk.pipeline.exchange import rebalance
+from pgkmeans_sk.pipeline.exchange import (
+    DONOR_SHARE,
+    SHARES_OF_UTILITY,
+    SMALLEST_GAIN,
+    STEPS_BETWEEN,
+    TWO_MEANS_STEPS,
+    rebalance,
+)
 from pgkmeans_sk.pipeline.lloyd import lloyd
 from pgkmeans_sk.pipeline.partition import PartitionRule, partition
 from pgkmeans_sk.pipeline.settings import Journal, Settings
-from pgkmeans_sk.results import FloatArray, State
+from pgkmeans_sk.results import FloatArray, RepairRecord, SmallStart, State
 
 Start = Callable[[Engine, Settings, np.random.RandomState, Journal], FloatArray]
 
@@ -97,20 +105,39 @@ def _race(engine: Engine, settings: Settings, journal: Journal) -> State:
     work = engine.n_rows * engine.n_features * n_clusters
     if work <= RACE_WORK and n_clusters >= FEWEST_CLUSTERS_TO_RACE:
         rules["partition-ball"] = RIVAL_RULE
-    best: State | None = None
+    best: _Grown | None = None
     for name, rule in rules.items():
-        leaves = partition(engine, n_clusters, rule)
-        own_journal = Journal()
-        state = settle(engine, settings.place(leaves, leaves, engine.dtype), settings, own_journal)
-        state = rebalance(engine, state, settings, own_journal, SAMPLE_ROUNDS)
+        grown = _grow(engine, rule, settings)
         # Both often end in the same clusters: rounding must not decide which numbers they have.
-        if best is None or state.inertia < best.inertia * (1.0 - 1e-9):
-            best, journal.start, repairs = state, name, own_journal.repairs
+        if best is None or grown.inertia < best.inertia * (1.0 - 1e-9):
+            best, journal.start = grown, name
     assert best is not None
-    journal.repairs += repairs
-    if len(rules) > 1:
-        best = State(best.centers, engine.assign(best.centers))  # the engine's labels are its own
-    return best
+    journal.repairs += best.repairs
+    return State(best.centers, engine.assign(best.centers))  # the engine's labels are its own
+
+
+class _Grown(NamedTuple):
+    """Centres that a tree has led to."""
+
+    centers: NDArray[np.floating]
+    inertia: float
+    repairs: list[RepairRecord]
+
+
+def _grow(engine: Engine, rule: PartitionRule, settings: Settings) -> _Grown:
+    """The tree with its errors mended, in one go where the engine can."""
+    if not settings.spherical:
+        plan = SmallStart(
+            rule.cut, rule.share, STEPS_BETWEEN, SAMPLE_ROUNDS, DONOR_SHARE, TWO_MEANS_STEPS,
+            SHARES_OF_UTILITY, SMALLEST_GAIN,
+        )  # fmt: skip
+        found = engine.small_start(settings.n_clusters, plan)
+        if found is not None:
+            return _Grown(*found, [])
+    leaves, journal = partition(engine, settings.n_clusters, rule), Journal()
+    state = settle(engine, settings.place(leaves, leaves, engine.dtype), settings, journal)
+    state = rebalance(engine, state, settings, journal, SAMPLE_ROUNDS)
+    return _Grown(state.centers, state.inertia, journal.repairs)
 
 
 def _start_from_tree(rule: PartitionRule) -> Start:
