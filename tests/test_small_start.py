@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_iris
 
 from pgkmeans_sk import PGKMeans
+from pgkmeans_sk.engines import numba_start
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.engines.numba_start import is_small
 from pgkmeans_sk.kernels import small_start as module
-from pgkmeans_sk.kernels.compile import kernel
+from pgkmeans_sk.kernels.compile import kernel, lies_ready
 from pgkmeans_sk.kernels.linked import (
     address_of,
     call_for_nothing,
@@ -24,6 +25,12 @@ from pgkmeans_sk.pipeline import starts
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 
 PLAN = starts.small_plan(starts.DEFAULT_RULE)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Compile the kernel when it is first wanted."""
+    monkeypatch.setattr(numba_start, "PATIENCE", 0)
 
 
 def fitted(X, n_clusters, weights=None):
@@ -112,6 +119,36 @@ def test_the_kernel_is_what_runs():
     centers, inertia = found
     assert centers.shape == (8, 4)
     assert inertia == pytest.approx(NumbaEngine(load_iris().data, None).assign(centers).inertia)
+
+
+# ------------------------------------------------------------------ when it is compiled
+
+
+def test_the_kernel_is_compiled_when_it_was_wanted_often(monkeypatch):
+    monkeypatch.setattr(numba_start, "PATIENCE", 3)
+    monkeypatch.setattr(numba_start, "_n_waited", {})
+    monkeypatch.setattr(numba_start, "lies_ready", lambda *_: False)
+    engine = NumbaEngine(load_iris().data, None)
+    found = [engine.small_start(8, PLAN) is not None for _ in range(5)]
+    assert found == [False, False, False, True, True]
+
+
+def test_a_kernel_that_lies_ready_is_used_at_once(monkeypatch):
+    NumbaEngine(load_iris().data, None).small_start(8, PLAN)  # it is there now
+    monkeypatch.setattr(numba_start, "PATIENCE", 3)
+    monkeypatch.setattr(numba_start, "_n_waited", {})
+    assert NumbaEngine(load_iris().data, None).small_start(8, PLAN) is not None
+
+
+def test_what_lies_ready():
+    @kernel
+    def double(x):
+        return 2 * x
+
+    assert not lies_ready(double, 1.5)
+    double(1.5)
+    assert lies_ready(double, 1.5)
+    assert not lies_ready(double, 1)
 
 
 # ------------------------------------------------------------------ where it gives up

@@ -10,10 +10,24 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.chunks import pass_bounds
 from pgkmeans_sk.engines.node_members import NODE_NUMBERS
 from pgkmeans_sk.kernels import split
+from pgkmeans_sk.kernels.compile import lies_ready
 from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.nearest import PackedCenters, assign_dense, room_for_centers
-from pgkmeans_sk.kernels.small_start import MAX_CLUSTERS, Addresses, start_small
+from pgkmeans_sk.kernels.small_start import (
+    MAX_CLUSTERS,
+    Addresses,
+    new_nodes,
+    new_slots,
+    start_small,
+)
 from pgkmeans_sk.results import FloatArray, IntArray, SmallStart
+
+PATIENCE = 50
+"""So many starts of a process are left to the pipeline before the kernel is compiled, which takes
+some seconds, once: one start saves a millisecond or two. What lies on disk is used at once."""
+
+_n_waited: dict[Any, int] = {}
+"""How many starts were, for each kind of rows; ``PATIENCE`` where the kernel is there."""
 
 _RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
 
@@ -51,35 +65,47 @@ def start_of_small_table(
     plan : SmallStart
         What the pipeline would do.
     """
+    points, weights, _ = rows
+    kind = points.base.dtype, weights.flags.writeable, present.dtype
+    n_waited = _n_waited.get(kind)
+    if n_waited is not None and n_waited < PATIENCE:
+        _n_waited[kind] = n_waited + 1
+        return None
     n_features = len(origin)
     mean, found = np.empty(n_features), np.zeros((n_clusters, n_features))
-    split.node_moments(*rows, present, 0, len(present), mean)
-    frame = room_for_centers(n_clusters, origin)
-    no_bounds = np.empty(0, dtype=origin.dtype)
-    addresses = _addresses(rows, frame, present)
-    inertia = start_small(
-        *rows, n_rows, present, mean, _RULES[plan.cut], plan.share == "error", frame, no_bounds,
+    frame, no_bounds = room_for_centers(n_clusters, origin), np.empty(0, dtype=origin.dtype)
+    addresses = _addresses(kind, rows, frame, present)
+    arguments = (
+        *rows, new_slots(n_clusters, n_features, n_rows), new_nodes(n_clusters, n_features, present),
+        np.empty((2, n_clusters)), np.empty((6, n_clusters), dtype=np.int64), mean,
+        _RULES[plan.cut], plan.share == "error", frame, no_bounds,
         float(np.finfo(origin.dtype).eps), addresses, plan.n_steps, plan.max_rounds,
         max(1, int(plan.donor_share * n_clusters)), plan.n_two_means, *plan.shares_of_utility,
         plan.smallest_gain, found,
     )  # fmt: skip
+    if n_waited is None:
+        _n_waited[kind] = PATIENCE if lies_ready(start_small, *arguments) else min(1, PATIENCE)
+        if _n_waited[kind] < PATIENCE:
+            return None
+    split.node_moments(*rows, present, 0, len(present), mean)
+    inertia = start_small(*arguments)
     return None if inertia < 0.0 else (found.astype(origin.dtype), float(inertia))
 
 
-_known: dict[tuple[Any, ...], Addresses] = {}
+_known: dict[Any, Addresses] = {}
 
 
-def _addresses(rows: tuple[Any, FloatArray, int], frame: PackedCenters, present: Any) -> Addresses:
-    """Where the kernels for these rows are."""
-    points, weights, step = rows
-    key = points.base.dtype, weights.flags.writeable, present.dtype
-    if key not in _known:
+def _addresses(
+    kind: Any, rows: tuple[Any, FloatArray, int], frame: PackedCenters, present: NDArray[Any]
+) -> Addresses:
+    """Where the kernels for rows of this kind are."""
+    if kind not in _known:
         n_clusters, n_features = frame.rows.shape
         labels, empty = np.empty(0, dtype=np.int32), np.empty(0)
         sums, quads, triples = frame.rows, np.empty((0, 2)), np.empty((0, 2, n_features))
         places = np.empty(0, dtype=np.int64)
         ranges = np.empty((0, 2), dtype=np.int64)
-        _known[key] = Addresses(
+        _known[kind] = Addresses(
             address_of(
                 assign_dense, *rows, 0, 0, frame, True, labels, sums, empty, quads, empty,
                 np.empty(0, dtype=frame.origin.dtype),
@@ -90,4 +116,4 @@ def _addresses(rows: tuple[Any, FloatArray, int], frame: PackedCenters, present:
             ),
             address_of(split.node_moments, *rows, present, 0, 0, empty),
         )  # fmt: skip
-    return _known[key]
+    return _known[kind]

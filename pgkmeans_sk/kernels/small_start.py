@@ -14,9 +14,11 @@ two for Lloyd's steps from the centres that are on trial.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba.core import cgutils, types
+from numba.core.extending import intrinsic
 
 from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.linked import call_for_nothing, call_for_two_floats, call_for_two_ints
@@ -65,6 +67,56 @@ class Nodes(NamedTuple):
     child_weights: np.ndarray  # (K, 2) float64
     child_means: np.ndarray  # (K, 2, d) float64
     child_scatters: np.ndarray  # (K, 2) float64
+
+
+def new_slots(n_clusters: int, n_features: int, n_rows: int) -> Slots:
+    """Slots without content."""
+    return Slots(
+        *np.empty((2, SLOTS, n_clusters, n_features)),
+        np.empty((SLOTS, n_clusters)),
+        np.empty((SLOTS, n_clusters, 4)),
+        *np.empty((2, SLOTS, n_clusters)),
+        np.empty((SLOTS, n_rows), dtype=np.int32),
+        np.empty(SLOTS),
+        np.empty(SLOTS, dtype=np.int64),
+    )
+
+
+def new_nodes(n_clusters: int, n_features: int, order: np.ndarray) -> Nodes:
+    """Nodes without content, of the rows ``order``."""
+    return Nodes(
+        order,
+        np.empty(len(order)),
+        np.empty((n_clusters, 2), dtype=np.int64),
+        np.empty((n_clusters, n_features)),
+        np.empty(n_clusters),
+        np.empty((2, n_features)),
+        np.empty((3, BINS)),
+        np.empty(n_clusters, dtype=np.int64),
+        np.empty((n_clusters, 2)),
+        np.empty((n_clusters, 2, n_features)),
+        np.empty((n_clusters, 2)),
+    )
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_numbers(
+    typing_context: Any,
+    source: Any,  # IN contiguous array
+    target: Any,  # OUT of the same shape and type
+) -> Any:
+    """``target = source``: one instruction, where a loop over two indices is fifty."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arrays = [
+            context.make_array(kind)(context, builder, argument)
+            for kind, argument in zip(signature.args, arguments, strict=True)
+        ]
+        n_bytes = builder.mul(arrays[0].nitems, arrays[0].itemsize)
+        cgutils.raw_memcpy(builder, arrays[1].data, arrays[0].data, n_bytes, 1)
+        return context.get_dummy_value()
+
+    return types.void(source, target), generate
 
 
 @part
@@ -313,11 +365,8 @@ def take_steps(
     for step in range(n_steps + 1):
         slot = now if step == 0 else following
         if step > 0:
-            for j in range(slots.centers.shape[1]):
-                for t in range(slots.centers.shape[2]):
-                    slots.centers[slot, j, t] = slots.means[now, j, t]
-            for i in range(slots.labels.shape[1]):
-                slots.labels[slot, i] = slots.labels[now, i]
+            copy_numbers(slots.means[now], slots.centers[slot])
+            copy_numbers(slots.labels[now], slots.labels[slot])
         if not assign_slot(
             points, weights, weight_step, addresses, frame, padding, no_bounds, slots, slot
         ):
@@ -348,9 +397,7 @@ def make_moves(
 ):  # fmt: skip
     """The centres of ``state`` after some moves, in ``trial``."""
     centers = slots.centers[trial]
-    for j in range(centers.shape[0]):
-        for t in range(centers.shape[1]):
-            centers[j, t] = slots.centers[state, j, t]
+    copy_numbers(slots.centers[state], centers)
     for k in range(n_moves):
         cut = by_gain[k]
         for t in range(centers.shape[1]):
@@ -363,9 +410,11 @@ def start_small(
     points,  # IN DensePoints
     weights,  # IN (n,) or (1,) float64
     weight_step,  # IN 1, or 0 when one weight serves all rows
-    n_rows,  # IN n
-    order,  # INOUT (n or fewer,) int, the rows of positive weight
-    root_mean,  # IN (d,) float64, their mean
+    slots,  # WORK Slots
+    nodes,  # WORK Nodes; its order is that of the rows of positive weight
+    numbers,  # WORK (2, K) float64
+    lists,  # WORK (6, K) int64
+    root_mean,  # IN (d,) float64, the mean of these rows
     rule,  # IN split.BALL or split.PRINCIPAL
     by_error,  # IN bool, whether leaves are shared by error
     frame,  # IN PackedCenters: origin, panels of zeros, order of the centres, error bounds
@@ -380,35 +429,10 @@ def start_small(
     found,  # OUT (K, d) float64, the centres
 ):  # fmt: skip
     """Tree and moves (``pipeline/starts.py``); returns the inertia, -1 if the pipeline has to."""
-    n_clusters, n_features = found.shape
-    slots = Slots(
-        np.empty((SLOTS, n_clusters, n_features)),
-        np.empty((SLOTS, n_clusters, n_features)),
-        np.empty((SLOTS, n_clusters)),
-        np.empty((SLOTS, n_clusters, 4)),
-        np.empty((SLOTS, n_clusters)),
-        np.empty((SLOTS, n_clusters)),
-        np.empty((SLOTS, n_rows), np.int32),
-        np.empty(SLOTS),
-        np.empty(SLOTS, np.int64),
-    )
-    nodes = Nodes(
-        order,
-        np.empty(order.size),
-        np.empty((n_clusters, 2), np.int64),
-        np.empty((n_clusters, n_features)),
-        np.empty(n_clusters),
-        np.empty((2, n_features)),
-        np.empty((3, BINS)),
-        np.empty(n_clusters, np.int64),
-        np.empty((n_clusters, 2)),
-        np.empty((n_clusters, 2, n_features)),
-        np.empty((n_clusters, 2)),
-    )
-    numbers, lists = np.empty((2, n_clusters)), np.empty((5, n_clusters), np.int64)
+    n_clusters = found.shape[0]
     scatters, gains = numbers[0], numbers[1]
     position, by_utility, donors, givers, leaves = lists[0], lists[1], lists[2], lists[3], lists[4]
-    by_gain = np.empty(n_donors, np.int64)
+    by_gain = lists[5, :n_donors]
     padding = frame.starts[0]  # no centres yet
 
     if not grow_tree(
@@ -452,7 +476,5 @@ def start_small(
         if n_moves == 0:
             break
         make_moves(slots, state, trial, n_moves, donors, by_gain, givers, nodes.child_means)
-    for j in range(n_clusters):
-        for t in range(n_features):
-            found[j, t] = slots.centers[state, j, t]
+    copy_numbers(slots.centers[state], found)
     return slots.inertias[state]
