@@ -13,7 +13,7 @@ from pgkmeans_sk import PGKMeans
 from pgkmeans_sk.engines import numba_start
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.engines.numba_start import is_small
-from pgkmeans_sk.kernels import small_start as module
+from pgkmeans_sk.kernels import small_slots as module
 from pgkmeans_sk.kernels.compile import kernel, lies_ready
 from pgkmeans_sk.kernels.linked import (
     address_of,

@@ -59,7 +59,6 @@ class DensePass:
 
     def _over_chunks(self, task: Callable[[int, int, int], Any]) -> None:
         """Call ``task(number, start, stop)`` for each chunk; it returns how many labels changed."""
-
         bounds = self._bounds.tolist()
 
         def run(c: int) -> None:

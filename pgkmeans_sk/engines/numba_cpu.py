@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from pgkmeans_sk.engines import chunks
+from pgkmeans_sk.engines.center_order import are_same
 from pgkmeans_sk.engines.closest import closest_numbers, own_sq_errors
 from pgkmeans_sk.engines.dense_pass import DensePass
 from pgkmeans_sk.engines.draws import draw_by_weight, draw_numbers
@@ -37,7 +38,7 @@ from pgkmeans_sk.results import (
     Nodes,
     SizeLimits,
     SmallStart,
-)
+)  # fmt: skip
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
 SECOND_PASS_CENTERS = 32
@@ -54,15 +55,6 @@ def open_numba_engine(
 ) -> NumbaEngine:
     """Open the engine over validated rows (see ``open_engine``)."""
     return NumbaEngine(to_directions(X) if directions else X, sample_weight)
-
-
-def _are_same(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    """Whether two sets of centres are the same, to the last bit."""
-    return (
-        first.dtype == second.dtype
-        and first.shape == second.shape
-        and first.tobytes() == second.tobytes()
-    )
 
 
 class NumbaEngine:
@@ -92,8 +84,7 @@ class NumbaEngine:
         # from others than its own, at least; and their utilities.
         self._before: tuple[FloatArray, NDArray[Any]] | None = None
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
-        # The centres that the labels belong to, and what was found: they are often asked for twice,
-        # by the end of a start and by the fit that goes on from there.
+        # The centres of the labels, and what was found: a fit goes on where its start has ended.
         self._found: tuple[NDArray[np.floating], Assignment] | None = None
 
     @property
@@ -109,14 +100,12 @@ class NumbaEngine:
         )
 
     def _gather_rows(self) -> None:
-        """Before passes over the rows: bring the numbers of each row side by side, if that is cheap.
-
-        Nothing but time depends on it.
-        """
-        if not self._is_sparse and self._points.column_step != 1 < self.n_features:
-            if self._X.nbytes <= COPIED_BYTES:
-                self._X = np.ascontiguousarray(self._X)
-                self._points = dense_points(self._X)
+        """Bring the numbers of each row side by side, if that is cheap; only time depends on it."""
+        if self._is_sparse or self._X.nbytes > COPIED_BYTES:
+            return
+        if self._points.column_step != 1 and self.n_features > 1:
+            self._X = np.ascontiguousarray(self._X)
+            self._points = dense_points(self._X)
 
     @cached_property
     def _pruning(self) -> Pruning:
@@ -152,7 +141,7 @@ class NumbaEngine:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
 
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
-        if self._found is not None and _are_same(self._found[0], centers):
+        if self._found is not None and are_same(self._found[0], centers):
             return replace(self._found[1], n_changed=0)
         if not self._is_new:
             self._gather_rows()  # a single pass would not gain by it
@@ -213,7 +202,7 @@ class NumbaEngine:
         return self._sparse_rows.label(packed, labels, bounds, self._n_threads)
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
-        if self._utilities is not None and _are_same(self._utilities[0], centers):
+        if self._utilities is not None and are_same(self._utilities[0], centers):
             return np.array(chunks.add_in_order(self._utilities[1]))
         labels = np.empty(self.n_rows, dtype=np.int32)
         if self._is_sparse:
@@ -319,9 +308,8 @@ class NumbaEngine:
             return None
         self._gather_rows()
         rows = self._points, self._weights, self._weight_step
-        return start_of_small_table(
-            rows, self._present(), self.n_rows, self._origin, n_clusters, plan
-        )
+        about = self._present(), self.n_rows, self._origin
+        return start_of_small_table(rows, *about, n_clusters, plan)
 
     # ---------------------------------------------------------------- single rows
 

@@ -13,13 +13,8 @@ from pgkmeans_sk.kernels import split
 from pgkmeans_sk.kernels.compile import lies_ready
 from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.nearest import PackedCenters, assign_dense, room_for_centers
-from pgkmeans_sk.kernels.small_start import (
-    MAX_CLUSTERS,
-    Addresses,
-    new_nodes,
-    new_slots,
-    start_small,
-)
+from pgkmeans_sk.kernels.small_slots import MAX_CLUSTERS, Addresses, new_nodes, new_slots
+from pgkmeans_sk.kernels.small_start import start_small
 from pgkmeans_sk.results import FloatArray, IntArray, SmallStart
 
 PATIENCE = 50
@@ -34,7 +29,7 @@ _RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
 
 def is_small(n_rows: int, n_features: int, n_clusters: int) -> bool:
     """Whether the kernel does what the pipeline would do, with one chunk of rows."""
-    centers = np.empty((n_clusters, n_features), dtype=np.uint8)
+    centers = np.empty((n_clusters, n_features), dtype=np.float32)
     return (
         2 <= n_clusters <= MAX_CLUSTERS
         and n_rows * n_features <= NODE_NUMBERS
@@ -76,7 +71,8 @@ def start_of_small_table(
     frame, no_bounds = room_for_centers(n_clusters, origin), np.empty(0, dtype=origin.dtype)
     addresses = _addresses(kind, rows, frame, present)
     arguments = (
-        *rows, new_slots(n_clusters, n_features, n_rows), new_nodes(n_clusters, n_features, present),
+        *rows, new_slots(n_clusters, n_features, n_rows),
+        new_nodes(n_clusters, n_features, present),
         np.empty((2, n_clusters)), np.empty((6, n_clusters), dtype=np.int64), mean,
         _RULES[plan.cut], plan.share == "error", frame, no_bounds,
         float(np.finfo(origin.dtype).eps), addresses, plan.n_steps, plan.max_rounds,
@@ -100,7 +96,7 @@ def _addresses(
 ) -> Addresses:
     """Where the kernels for rows of this kind are."""
     if kind not in _known:
-        n_clusters, n_features = frame.rows.shape
+        n_features = frame.rows.shape[1]
         labels, empty = np.empty(0, dtype=np.int32), np.empty(0)
         sums, quads, triples = frame.rows, np.empty((0, 2)), np.empty((0, 2, n_features))
         places = np.empty(0, dtype=np.int64)

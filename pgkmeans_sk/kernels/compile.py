@@ -51,7 +51,7 @@ def part(function: Callable[..., Any]) -> Any:
 
 
 def lies_ready(compiled: Any, *arguments: Any) -> bool:
-    """Whether a kernel is there for such arguments, in memory or on disk, and need not be compiled."""
+    """Whether a kernel is there for such arguments, in memory or on disk."""
     signature = tuple(numba.typeof(argument) for argument in arguments)
     if signature in compiled.overloads:
         return True

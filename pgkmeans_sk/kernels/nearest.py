@@ -82,7 +82,7 @@ def pack_centers(
 
 
 def room_for_centers(n_centers: int, origin: np.ndarray) -> PackedCenters:
-    """Panels without centres, for ``fill_panels``; ``order``, as they come, is not to be written."""
+    """Panels without centres, for ``fill_panels``; ``order`` is not to be written."""
     n_features = len(origin)
     frame = _frame(n_centers, n_features, origin.dtype)
     return PackedCenters(

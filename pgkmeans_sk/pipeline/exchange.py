@@ -98,7 +98,9 @@ class Moves:
         pays = self.gains[:n_pairs] > share_of_utility * self.prices[:n_pairs]
         return int(np.count_nonzero(pays))
 
-    def made(self, n_moves: int, settings: Settings, dtype: np.dtype[np.floating]) -> NDArray:
+    def made(
+        self, n_moves: int, settings: Settings, dtype: np.dtype[np.floating]
+    ) -> NDArray[np.floating]:
         """Centres (K, d) after the first ``n_moves`` of them."""
         chosen = self.by_gain[:n_moves]
         centroids = self.state.centers.astype(np.float64)

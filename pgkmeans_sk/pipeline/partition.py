@@ -54,9 +54,7 @@ def partition(engine: Engine, n_leaves: int, rule: PartitionRule) -> FloatArray:
         level, leaves = left + right, np.concatenate([left_leaves_kept, right_leaves_kept])
 
 
-def _only(
-    chosen: NDArray[np.bool_], nodes: Nodes, leaves: IntArray
-) -> tuple[Nodes, IntArray]:
+def _only(chosen: NDArray[np.bool_], nodes: Nodes, leaves: IntArray) -> tuple[Nodes, IntArray]:
     """The ``chosen`` (m,) nodes and their leaves."""
     return (nodes, leaves) if chosen.all() else (nodes[chosen], leaves[chosen])
 
