@@ -19,7 +19,7 @@ from pgkmeans_sk.results import FloatArray, IntArray, SmallStart
 
 PATIENCE = 50
 """So many starts of a process are left to the pipeline before the kernel is compiled, which takes
-some seconds, once: one start saves a millisecond or two. What lies on disk is used at once."""
+some seconds, once: a start saves a millisecond. A kernel that lies on disk is used at once."""
 
 _n_waited: dict[Any, int] = {}
 """How many starts were, for each kind of rows; ``PATIENCE`` where the kernel is there."""
