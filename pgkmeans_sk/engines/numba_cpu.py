@@ -60,10 +60,10 @@ def open_numba_engine(
 class NumbaEngine:
     """Rows of a dense or CSR matrix, read where they are; what methods do is said in ``protocol``.
 
-    Memory beyond the rows: 4 bytes a row for labels; a copy of up to 48 MiB of rows in Fortran order;
-    one number a row while bounds of a first pass are kept; while nodes are open 12 bytes more for
-    each of their rows; partial sums of at most 32 MiB or four times (n_clusters, n_features) in
-    float64.
+    Memory beyond the rows: 4 bytes a row for labels; a copy of up to 48 MiB of rows in Fortran
+    order; one number a row while bounds of a first pass are kept; while nodes are open 12 bytes
+    more for each of their rows; partial sums of at most 32 MiB or four times (n_clusters,
+    n_features) in float64.
     """
 
     limits_sizes = True
