@@ -48,7 +48,7 @@ SAMPLE_ROUNDS = 25
 SAMPLE_STEPS = 25
 FULL_ROUNDS = 2
 
-RACE_WORK = 4_000_000
+RACE_WORK = 2_000_000
 """Multiplications in a pass, up to which a second tree is grown and races against the first: a fit
 takes so little time then that twice as much is not missed."""
 FEWEST_CLUSTERS_TO_RACE = 4
