@@ -82,6 +82,18 @@ def test_a_read_only_table_and_weights(long_way):
     assert fitted(X, 5, weights) == long_way(X, 5, weights)
 
 
+def test_weights_that_lie_apart(long_way):
+    # Validation puts weights side by side; an engine may be given others.
+    X, wide = load_iris().data, np.random.default_rng(0).random((150, 3))
+    for weights in (wide[:, 1], wide[:, 1].copy()):
+        found = NumbaEngine(X, weights).small_start(6, PLAN)
+        assert found is not None
+        assert found[1] == NumbaEngine(X, wide[:, 1].copy()).assign(found[0]).inertia
+    weights = wide[::-1, 1]
+    found = NumbaEngine(X[::-1], weights).small_start(6, PLAN)
+    assert found[1] == NumbaEngine(X[::-1].copy(), weights.copy()).assign(found[0]).inertia
+
+
 @given(
     n_rows=st.integers(5, 300),
     n_features=st.integers(1, 9),

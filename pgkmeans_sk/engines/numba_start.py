@@ -21,6 +21,9 @@ PATIENCE = 50
 """So many starts of a process are left to the pipeline before the kernel is compiled, which takes
 some seconds, once: a start saves a millisecond. A kernel that lies on disk is used at once."""
 
+OWN_DATA = 4
+"""The one flag of an array that makes no difference: whether its memory is its own."""
+
 _n_waited: dict[Any, int] = {}
 """How many starts were, for each kind of rows; ``PATIENCE`` where the kernel is there."""
 
@@ -60,8 +63,7 @@ def start_of_small_table(
     plan : SmallStart
         What the pipeline would do.
     """
-    points, weights, _ = rows
-    kind = points.base.dtype, weights.flags.writeable, present.dtype
+    kind = _kind_of(rows[0].base), _kind_of(rows[1]), _kind_of(present)
     n_waited = _n_waited.get(kind)
     if n_waited is not None and n_waited < PATIENCE:
         _n_waited[kind] = n_waited + 1
@@ -86,6 +88,11 @@ def start_of_small_table(
     split.node_moments(*rows, present, 0, len(present), mean)
     inertia = start_small(*arguments)
     return None if inertia < 0.0 else (found.astype(origin.dtype), float(inertia))
+
+
+def _kind_of(array: NDArray[Any]) -> tuple[Any, int]:
+    """What decides for Numba which type an array of one dimension is."""
+    return array.dtype, array.flags.num & ~OWN_DATA
 
 
 _known: dict[Any, Addresses] = {}
