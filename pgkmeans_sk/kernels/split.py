@@ -28,7 +28,7 @@ BINS = 256
 """Resolution of the search for the best cut: it is the O(m) form of Otsu's threshold."""
 
 POWER_STEPS = 6
-POWER_SAMPLE = 2**10
+POWER_SAMPLE = 2**13
 """Members that the power iteration looks at; the direction need not be exact."""
 
 FEW_MOVES = 64
