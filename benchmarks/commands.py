@@ -34,6 +34,7 @@ from benchmarks import (
     scaling,
     search,
     sentences,
+    small,
     speed,
     stored,
 )
@@ -128,6 +129,13 @@ def _add_speed(parser: Parser) -> None:
     _add_limits(parser, 3, 60.0, "do not repeat a peer that takes longer than this")
     _add_rows(parser)
     _add_no_memory(parser)
+
+
+def _add_small(parser: Parser) -> None:
+    for name in ("n_rows", "n_features", "n_clusters"):
+        parser.add_argument("--" + name.replace("_", "-"), type=_numbers,
+                            default=list(getattr(small.Plan, name)))  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
 
 
 def _add_cold(parser: Parser) -> None:
@@ -367,6 +375,11 @@ MEASURING = {
         "time, SSE, empty clusters, memory against the peers",
         _add_speed,
         lambda arguments, console, save: speed.run(_plan(speed.Plan, arguments), console),
+    ),
+    "small": Command(
+        "small tables against scikit-learn's KMeans",
+        _add_small,
+        lambda arguments, console, save: small.run(_plan(small.Plan, arguments), console),
     ),
     "cold": Command(
         "first fit in a fresh process, cold and warm cache",

@@ -34,6 +34,7 @@ from benchmarks import (
     scalar,
     search,
     sentences,
+    small,
     stored,
 )
 from benchmarks.sheets import (
@@ -211,6 +212,7 @@ def _empty_cluster_sheets(result: Result) -> list[Sheet]:
 
 SHEETS: dict[str, Callable[[Result], list[Sheet]]] = {
     "speed": _speed_sheets,
+    "small": small.sheets,
     "cold": _cold_sheets,
     "empty-clusters": _empty_cluster_sheets,
     "curves": quality.sheets,
@@ -280,6 +282,7 @@ class _Comparable:
 
 _COMPARABLE = {
     "speed": _Comparable(("case", "n", "mode", "library"), empties="n_empty", has_ratio=True),
+    "small": _Comparable(("case", "mode", "n", "d", "k"), has_ratio=True),
     "cold": _Comparable(("library", "state"), "import_and_first_fit_seconds", has_sse=False),
     "empty-clusters": _Comparable(("layer", "k", "arm", "seed"), empties="n_empty_last"),
     "curves": _Comparable(("case", "n", "library", "setting"), empties="n_empty"),

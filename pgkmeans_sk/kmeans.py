@@ -270,8 +270,9 @@ class PGKMeans(
         ----------
         X : array-like, sparse matrix, tensor, RowBlocks or dask collection, (n_samples, n_features)
             Rows to cluster; float32 and float64 are used as they are, float16 becomes float32,
-            integers float64. Neither written nor, if possible, copied. Rows in blocks, of
-            :class:`RowBlocks` or dask, stay where they are (docs/scaling.md).
+            integers float64. Never written, and not copied, but for up to 48 MiB in Fortran
+            order. Rows in blocks, of :class:`RowBlocks` or dask, stay where they are
+            (docs/scaling.md).
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None

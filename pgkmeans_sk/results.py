@@ -110,6 +110,20 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class SmallStart:
+    """How a start is to be found by an engine that can do it in one go (``pipeline/starts.py``)."""
+
+    cut: str  # "ball" or "principal"
+    share: str  # "population" or "error"
+    n_steps: int  # of Lloyd's iteration, after the tree and between moves
+    max_rounds: int  # of moves
+    donor_share: float
+    n_two_means: int
+    shares_of_utility: tuple[float, float]
+    smallest_gain: float
+
+
+@dataclass(frozen=True)
 class RepairRecord:
     """One pass that filled empty clusters (algorithm of Section "cautious partitioning").
 

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from pgkmeans_sk.pipeline import exchange as module
 from pgkmeans_sk.pipeline.empty_clusters import settle
-from pgkmeans_sk.pipeline.exchange import exchange, rebalance
+from pgkmeans_sk.pipeline.exchange import Moves, rebalance, survey
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 from tests import reference
 from tests.test_empty_clusters import assert_state_belongs, column
@@ -20,6 +20,13 @@ THREE_PAIRS = column(-1, 1, 99, 101, 199, 201)
 
 def settled(opened, centers):
     return settle(opened, centers, Settings(len(centers)), Journal())
+
+
+def exchange(opened, state, settings, share):
+    """Centres after all moves that are worth their share, or None if none is."""
+    moves = survey(opened, state, settings)
+    n_moves = moves.n_worthwhile(share, settings.n_clusters)
+    return moves.made(n_moves, settings, opened.dtype) if n_moves else None
 
 
 # ------------------------------------------------------------------ by hand
@@ -101,36 +108,64 @@ def test_many_misplaced_centres_find_their_blobs(engine):
 
 
 def test_moves_that_do_not_pay_are_taken_back(engine, monkeypatch):
-    shares = []
+    asked, made = [], []
 
-    def senseless(opened, state, settings, share, most_moves):
-        shares.append(share)
-        return state.centers + 0.1
+    class Senseless(Moves):
+        def n_worthwhile(self, share, limit):
+            asked.append((share, limit))
+            return min(3, limit)
+
+        def made(self, n_moves, settings, dtype):
+            made.append(n_moves)
+            return self.state.centers + 0.1
 
     # Without Lloyd's steps, which would bring the centres back.
     monkeypatch.setattr(module, "lloyd", lambda opened, state, *_: (state, 0, True))
-    monkeypatch.setattr(module, "exchange", senseless)
+    monkeypatch.setattr(module, "survey", lambda _, state, __: Senseless(state, *[None] * 6))
     X = column(0, 2, 10, 12, 20, 22)
     opened = engine(X)
     state = settled(opened, column(1, 11, 21))
     assert rebalance(opened, state, Settings(3), Journal(), 9) is state
-    assert shares == list(module.SHARES_OF_UTILITY)  # less boldly each time, then no more
+    # Less boldly, then fewer at a time, then no more; what has failed is not tried twice.
+    assert asked == [(0.5, 3), (0.8, 3), (0.8, 1), (0.8, 0)]
+    assert made == [3, 1]
     assert_state_belongs(opened, state, X)
 
 
 @pytest.mark.parametrize("max_rounds", [0, 1, 3])
 def test_rounds_are_limited(engine, monkeypatch, max_rounds):
-    calls = []
+    asked = []
+
+    class Counted(Moves):
+        def n_worthwhile(self, *arguments):
+            asked.append(super().n_worthwhile(*arguments))
+            return asked[-1]
 
     def counted(*arguments):
-        calls.append(arguments)
-        return exchange(*arguments)
+        return Counted(**vars(survey(*arguments)))
 
-    monkeypatch.setattr(module, "exchange", counted)
+    monkeypatch.setattr(module, "survey", counted)
     X = np.random.default_rng(1).random((2000, 2))
     opened = engine(X)
-    rebalance(opened, settled(opened, X[:40]), Settings(40), Journal(), max_rounds)
-    assert len(calls) == max_rounds
+    state = rebalance(opened, settled(opened, X[:40]), Settings(40), Journal(), max_rounds)
+    assert len(asked) == max_rounds
+    assert all(asked)
+    assert_state_belongs(opened, state, X)
+
+
+def test_a_survey_is_made_once_for_each_state(engine, monkeypatch):
+    surveyed = []
+
+    def noted(opened, state, settings):
+        surveyed.append(state)
+        return survey(opened, state, settings)
+
+    monkeypatch.setattr(module, "survey", noted)
+    X = np.random.default_rng(1).random((2000, 2))
+    opened = engine(X)
+    rebalance(opened, settled(opened, X[:40]), Settings(40), Journal(), 25)
+    assert len(surveyed) > 1
+    assert len({id(state) for state in surveyed}) == len(surveyed)
 
 
 def test_two_clusters_have_nothing_to_exchange(engine):

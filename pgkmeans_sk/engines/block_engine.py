@@ -24,7 +24,7 @@ from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.kernels.points import dense_points
 from pgkmeans_sk.kernels.vectors import vector_bytes
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
+from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits, SmallStart
 from pgkmeans_sk.threads import effective_n_threads
 
 GATHERED_NUMBERS = 2**25
@@ -224,6 +224,9 @@ class BlockEngine:
     def fits_memory(self, n_clusters: int) -> bool:
         """Whether all rows may be brought into memory."""
         return fits_memory(self.n_rows, self.n_features, n_clusters)
+
+    def small_start(self, n_clusters: int, plan: SmallStart) -> None:
+        return None
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:
         found = self._carrier.each(tiles.find_farthest, centers, n_rows, labelled=True)

@@ -7,6 +7,8 @@ variance, again and again, at multiples of the panel width, until a panel is lef
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,3 +47,12 @@ def _along_principal_axis(points: NDArray[np.float64]) -> NDArray[np.float64]:
         direction = direction / length
     positions: NDArray[np.float64] = errors @ direction
     return positions
+
+
+def are_same(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two sets of centres are the same, to the last bit."""
+    return (
+        first.dtype == second.dtype
+        and first.shape == second.shape
+        and first.tobytes() == second.tobytes()
+    )

@@ -71,6 +71,9 @@ def sums_to_assignment(
     centers: NDArray[np.floating],
 ) -> Assignment:
     """What the sums (K, d), (K,) and (K, 4) of a pass over all rows tell; ``sums`` are replaced."""
-    sums /= np.where(sizes == 0.0, np.nan, sizes)[:, np.newaxis]
+    if not sizes.all():
+        sums /= np.where(sizes == 0.0, np.nan, sizes)[:, np.newaxis]
+    else:
+        sums /= sizes[:, np.newaxis]
     sums += centers  # rows were added up relative to their centres
     return Assignment(sums, sizes, sq_errors.sum(axis=1), n_changed)

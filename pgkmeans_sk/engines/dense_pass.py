@@ -59,11 +59,12 @@ class DensePass:
 
     def _over_chunks(self, task: Callable[[int, int, int], Any]) -> None:
         """Call ``task(number, start, stop)`` for each chunk; it returns how many labels changed."""
+        bounds = self._bounds.tolist()
 
         def run(c: int) -> None:
-            self._n_changed[c] = task(c, self._bounds[c], self._bounds[c + 1])[0]
+            self._n_changed[c] = task(c, bounds[c], bounds[c + 1])[0]
 
-        run_tasks(run, len(self._n_changed), self._n_threads)
+        run_tasks(run, len(bounds) - 1, self._n_threads)
 
     def _totals(self, c: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Sums, sizes and squared errors of chunk ``c``, for a kernel to add to."""

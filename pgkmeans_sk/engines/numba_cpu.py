@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from pgkmeans_sk.engines import chunks
+from pgkmeans_sk.engines.center_order import are_same
 from pgkmeans_sk.engines.closest import closest_numbers, own_sq_errors
 from pgkmeans_sk.engines.dense_pass import DensePass
 from pgkmeans_sk.engines.draws import draw_by_weight, draw_numbers
@@ -19,6 +21,7 @@ from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.moments import mean_variance
 from pgkmeans_sk.engines.numba_limits import RowsWithin
 from pgkmeans_sk.engines.numba_nodes import NodeRows
+from pgkmeans_sk.engines.numba_start import is_small, start_of_small_table
 from pgkmeans_sk.engines.pruning import Pruning, longest_move
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
@@ -27,11 +30,22 @@ from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from pgkmeans_sk.kernels.vectors import vector_bytes
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
+from pgkmeans_sk.results import (
+    Assignment,
+    Cut,
+    FloatArray,
+    IntArray,
+    Nodes,
+    SizeLimits,
+    SmallStart,
+)  # fmt: skip
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
 SECOND_PASS_CENTERS = 32
 """Fewer are all looked at again as fast as it is found out whether that is needed."""
+COPIED_BYTES = 3 * 2**24
+"""Rows of up to 48 MiB whose columns lie side by side are copied for a fit: a pass over the copy
+saves what copying a number takes."""
 CLOSEST_CHUNK = 4096
 """Rows in a chunk when the row closest to each centre is sought."""
 
@@ -46,9 +60,10 @@ def open_numba_engine(
 class NumbaEngine:
     """Rows of a dense or CSR matrix, read where they are; what methods do is said in ``protocol``.
 
-    Memory beyond the rows: 4 bytes a row for labels; one number a row while bounds of a first pass
-    are kept; while nodes are open 12 bytes more for each of their rows; partial sums of at most 32
-    MiB or four times (n_clusters, n_features) in float64.
+    Memory beyond the rows: 4 bytes a row for labels; a copy of up to 48 MiB of rows in Fortran
+    order; one number a row while bounds of a first pass are kept; while nodes are open 12 bytes
+    more for each of their rows; partial sums of at most 32 MiB or four times (n_clusters,
+    n_features) in float64.
     """
 
     limits_sizes = True
@@ -63,9 +78,6 @@ class NumbaEngine:
         self._weights = np.ones(1) if sample_weight is None else sample_weight
         self._weight_step = 0 if sample_weight is None else 1
         self._n_threads = effective_n_threads()
-        self._node_rows = NodeRows(
-            self._points, self._weights, self._weight_step, self.n_features, self._n_threads
-        )
         self._sparse_rows = SparseRows(self._points, self._weights, self._weight_step)
         self._is_new = True  # until the first assignment is done
         self._typical_distance = np.nan  # of a row to its centre, in the last assignment
@@ -73,11 +85,28 @@ class NumbaEngine:
         # from others than its own, at least; and their utilities.
         self._before: tuple[FloatArray, NDArray[Any]] | None = None
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
+        # The centres of the labels, and what was found: a fit goes on where its start has ended.
+        self._found: tuple[NDArray[np.floating], Assignment] | None = None
 
     @property
     def name(self) -> str:
         # The kernels follow from this; whether bounds rule centres out is a matter of time alone.
         return f"numba-{'csr' if self._is_sparse else 'dense'}-{8 * vector_bytes()}bit"
+
+    @cached_property
+    def _node_rows(self) -> NodeRows:
+        self._gather_rows()
+        return NodeRows(
+            self._points, self._weights, self._weight_step, self.n_features, self._n_threads
+        )
+
+    def _gather_rows(self) -> None:
+        """Bring the numbers of each row side by side, if that is cheap; only time depends on it."""
+        if self._is_sparse or self._X.nbytes > COPIED_BYTES:
+            return
+        if self._points.column_step != 1 and self.n_features > 1:
+            self._X = np.ascontiguousarray(self._X)
+            self._points = dense_points(self._X)
 
     @cached_property
     def _pruning(self) -> Pruning:
@@ -113,17 +142,25 @@ class NumbaEngine:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
 
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
-        if self._is_sparse:
-            return self._assign_sparse(centers)
+        if self._found is not None and are_same(self._found[0], centers):
+            return replace(self._found[1], n_changed=0)
+        if not self._is_new:
+            self._gather_rows()  # a single pass would not gain by it
+        self._found = self._utilities = None  # until the pass is done
+        found = self._assign_sparse(centers) if self._is_sparse else self._assign(centers, last)
+        self._found = centers.copy(), found
+        return found
+
+    def _assign(self, centers: NDArray[np.floating], last: bool) -> Assignment:
+        """A pass over dense rows."""
         dense = self._dense_pass(centers, self._labels)
-        self._utilities = None
         before, self._before = self._before, None
         # A batch of a stream has two passes, first and last: the first one makes the other cheap.
         prepares_last = self._is_new and not last and len(centers) >= SECOND_PASS_CENTERS
 
         def look_at_all() -> None:
             lower = np.empty(self.n_rows if prepares_last else 0, dtype=self.dtype)
-            self._utilities = centers, dense.look_at_all(lower)
+            self._utilities = centers.copy(), dense.look_at_all(lower)
             if prepares_last:
                 self._before = centers.astype(np.float64), lower
 
@@ -155,7 +192,7 @@ class NumbaEngine:
     def _assign_sparse(self, centers: NDArray[np.floating]) -> Assignment:
         packed = self._sparse_rows.packed(centers, self._n_threads)
         n_changed, utilities = self._label_sparse(packed, self._labels)
-        self._utilities = centers, utilities[np.newaxis]
+        self._utilities = centers.copy(), utilities[np.newaxis]
         return self._sparse_rows.assignment(packed, self._labels, n_changed, self._n_threads)
 
     def _label_sparse(
@@ -166,7 +203,7 @@ class NumbaEngine:
         return self._sparse_rows.label(packed, labels, bounds, self._n_threads)
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
-        if self._utilities is not None and self._utilities[0] is centers:
+        if self._utilities is not None and are_same(self._utilities[0], centers):
             return np.array(chunks.add_in_order(self._utilities[1]))
         labels = np.empty(self.n_rows, dtype=np.int32)
         if self._is_sparse:
@@ -223,7 +260,7 @@ class NumbaEngine:
         self, centers: NDArray[np.floating], limits: SizeLimits, prices: FloatArray | None
     ) -> tuple[FloatArray, bool]:
         # Before the search, so that both take no memory beside its own.
-        self._before = None
+        self._before = self._found = None
         if not self._is_sparse:
             self._pruning.forget()  # bounds are about other centres than a row's own
         found = self._labels.copy()
@@ -250,10 +287,13 @@ class NumbaEngine:
 
     # ---------------------------------------------------------------- sets of rows
 
-    def root(self) -> Nodes:
+    def _present(self) -> NDArray[Any]:
+        """Numbers of the rows of positive weight."""
         rows: NDArray[Any] = np.arange(self.n_rows, dtype=row_dtype(self.n_rows))
-        if self._sample_weight is not None:
-            rows = rows[self._sample_weight > 0]
+        return rows if self._sample_weight is None else rows[self._sample_weight > 0]
+
+    def root(self) -> Nodes:
+        rows = self._present()
         return self._node_rows.open(rows, np.array([[0, len(rows)]]))
 
     def open_clusters(self, clusters: IntArray) -> Nodes:
@@ -261,6 +301,16 @@ class NumbaEngine:
 
     def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
         return self._node_rows.cut(nodes, fractions, rule, n_two_means)
+
+    def small_start(
+        self, n_clusters: int, plan: SmallStart
+    ) -> tuple[NDArray[np.floating], float] | None:
+        if self._is_sparse or not is_small(self.n_rows, self.n_features, n_clusters):
+            return None
+        self._gather_rows()
+        rows = self._points, self._weights, self._weight_step
+        about = self._present(), self.n_rows, self._origin
+        return start_of_small_table(rows, *about, n_clusters, plan)
 
     # ---------------------------------------------------------------- single rows
 

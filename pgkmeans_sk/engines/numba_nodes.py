@@ -53,18 +53,21 @@ class NodeRows:
                 *self._rows, self._order, ranges[p, 0], ranges[p, 1], means[p]
             )
 
-        run_tasks(measure, n_nodes, self._n_threads if len(rows) > GROUP_NUMBERS else 1)
-        share = self._share_of(ranges)
-        return Nodes(
-            ranges, np.diff(ranges)[:, 0], moments[:, 0] * share, means, moments[:, 1] * share
-        )
+        n_numbers = len(rows) * self._n_features
+        run_tasks(measure, n_nodes, self._n_threads if n_numbers > GROUP_NUMBERS else 1)
+        counts, (weights, scatters) = ranges[:, 1] - ranges[:, 0], moments.T
+        return self._nodes(ranges, counts, weights, means, scatters)
 
-    def _share_of(self, ranges: IntArray) -> FloatArray | float:
-        """How many rows each row of nodes stands for, which are in what was opened."""
+    def _nodes(
+        self, ranges: IntArray, counts: IntArray, weights: FloatArray, means: FloatArray,
+        scatters: FloatArray,
+    ) -> Nodes:  # fmt: skip
+        """Nodes of what was opened; each of their rows may stand for several."""
         if self._stand_for is None:
-            return 1.0
+            return Nodes(ranges, counts, weights, means, scatters)
         opened = np.searchsorted(self._starts, ranges[:, 0], side="right") - 1
-        return self._stand_for[opened]
+        share = self._stand_for[opened]
+        return Nodes(ranges, counts, weights * share, means, scatters * share)
 
     def open_clusters(self, labels: NDArray[np.int32], clusters: IntArray) -> Nodes:
         """One node for each of ``clusters`` (m,): its rows of positive weight by ``labels``.
@@ -81,8 +84,8 @@ class NodeRows:
         split.list_members(*members, ends[:-1].copy(), rows)
         counts = np.diff(ends)
         taken = members_taken(counts, self._n_features)
-        if (taken == counts).all():
-            return self.open(rows, np.column_stack([ends[:-1], ends[1:]]))
+        if taken is counts:
+            return self.open(rows, _between(ends[:-1], ends[1:]))
         positions = [
             low + positions_taken(*pair)
             for low, *pair in zip(ends[:-1], counts.tolist(), taken.tolist(), strict=True)
@@ -91,46 +94,44 @@ class NodeRows:
 
     def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
         """Cut each of the open ``nodes`` in two (see ``Engine.cut``)."""
-        n_nodes = len(nodes)
+        n_nodes, n_features = len(nodes), self._n_features
         middles = np.empty(n_nodes, dtype=np.int64)
-        weights, scatters = np.zeros((n_nodes, 2)), np.zeros((n_nodes, 2))
-        means = np.zeros((n_nodes, 2, self._n_features))
-        groups = _balanced_groups(nodes.counts, GROUP_NUMBERS // self._n_features)
+        weights, scatters = np.zeros((2, n_nodes, 2))
+        means = np.zeros((n_nodes, 2, n_features))
+        groups = _balanced_groups(nodes.counts, GROUP_NUMBERS // n_features)
 
         def cut_group(g: int) -> None:
             split.cut_nodes(
                 *self._rows, self._order, self._keys,
                 nodes.handles, nodes.means, fractions, _RULES[rule], n_two_means,
                 groups[g], groups[g + 1],
-                np.empty((2, self._n_features)), np.empty((3, split.BINS)),
+                np.empty((2, n_features)), np.empty((3, split.BINS)),
                 middles, weights, means, scatters,
             )  # fmt: skip
 
         run_tasks(cut_group, len(groups) - 1, self._n_threads)
-        share = self._share_of(nodes.handles)
-        children = []
-        for side, (low, high) in enumerate(
-            ((nodes.handles[:, 0], middles), (middles, nodes.handles[:, 1]))
-        ):
-            ranges = np.column_stack([low, high])
-            children.append(
-                Nodes(
-                    ranges,
-                    high - low,
-                    weights[:, side] * share,
-                    means[:, side],
-                    scatters[:, side] * share,
-                )
-            )
-        return Cut(middles > nodes.handles[:, 0], *children)
+        low, high = nodes.handles.T
+        sides = (_between(low, middles), middles - low), (_between(middles, high), high - middles)
+        left, right = (
+            self._nodes(ranges, counts, weights[:, side], means[:, side], scatters[:, side])
+            for side, (ranges, counts) in enumerate(sides)
+        )
+        return Cut(middles > low, left, right)
+
+
+def _between(low: IntArray, high: IntArray) -> IntArray:
+    """Ranges (m, 2) from ``low`` (m,) to ``high`` (m,)."""
+    ranges = np.empty((len(low), 2), dtype=np.int64)
+    ranges[:, 0], ranges[:, 1] = low, high
+    return ranges
 
 
 def _balanced_groups(counts: IntArray, smallest: int) -> IntArray:
     """Bounds of runs of nodes with about the same number of rows each."""
-    ends = np.cumsum(counts)
-    n_groups = max(1, min(NODE_GROUPS, len(counts), int(ends[-1]) // max(1, smallest)))
-    if n_groups == 1:
+    n_groups = min(NODE_GROUPS, len(counts), int(counts.sum()) // max(1, smallest))
+    if n_groups <= 1:
         return np.array([0, len(counts)])
+    ends = np.cumsum(counts)
     # A node goes where its middle lies.
     shares = np.linspace(0, ends[-1], n_groups + 1)[1:-1]
     bounds = np.searchsorted(ends - counts / 2, shares)

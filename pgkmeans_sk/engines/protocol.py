@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits
+from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits, SmallStart
 
 
 class Engine(Protocol):
@@ -106,6 +106,15 @@ class Engine(Protocol):
         the squared error falls most; ``rule`` is "ball" or "principal" (kernels/split.py); then
         ``n_two_means`` Lloyd steps with two centres on the node's own rows. Equal rows stay
         together.
+        """
+
+    def small_start(
+        self, n_clusters: int, plan: SmallStart
+    ) -> tuple[NDArray[np.floating], float] | None:
+        """Centres (K, d) of a tree whose errors are mended, and their inertia, found in one go.
+
+        The same as the pipeline would find. None where the engine, or its rows, are not made for
+        that: large tables, or rows too much alike. Labels are left as they are.
         """
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:

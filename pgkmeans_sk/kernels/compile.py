@@ -50,6 +50,18 @@ def part(function: Callable[..., Any]) -> Any:
     return numba.njit(inline="always", **_OPTIONS)(function)
 
 
+def lies_ready(compiled: Any, *arguments: Any) -> bool:
+    """Whether a kernel is there for such arguments, in memory or on disk."""
+    signature = tuple(numba.typeof(argument) for argument in arguments)
+    if signature in compiled.overloads:
+        return True
+    with contextlib.suppress(AttributeError):  # private to Numba: it may move
+        cache = compiled._cache
+        key = cache._index_key(signature, compiled.targetctx.codegen())
+        return key in cache._cache_file._load_index()
+    return False
+
+
 @functools.lru_cache(maxsize=1)
 def fingerprint() -> str:
     """A hash over the names and contents of all files of kernels."""

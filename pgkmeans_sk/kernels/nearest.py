@@ -29,6 +29,7 @@ Most rows are settled without knowing |c_1|: ``|c|^2 <= 2 |x|^2 + 2 |x - c|^2`` 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -68,26 +69,57 @@ def pack_centers(
 
     ``order`` (K,) says which centre comes first, second, ...; by default they stay as they are.
     """
-    n_centers, n_features = centers.shape
-    dtype = origin.dtype
-    n_panels = -(-n_centers // PANEL_WIDTH)
-    eps = float(np.finfo(dtype).eps)
-    block = min(n_features, SUM_BLOCK)
-    kappa = (block + -(-n_features // SUM_BLOCK) + 8 + 2 * 2**TAG_BITS) * eps
-    kappa += 4 * n_features * float(np.finfo(np.float64).eps)
-
+    room = room_for_centers(len(centers), origin)
+    places = room.order
+    if order is not None:
+        places = places.copy()
+        places[: len(centers)] = order
     exact = np.ascontiguousarray(centers, dtype=np.float64)
-    places = np.full(n_panels * PANEL_WIDTH, -1, dtype=np.int32)
-    places[:n_centers] = np.arange(n_centers) if order is None else order
-    panels = np.zeros(n_panels * n_features * PANEL_WIDTH, dtype=dtype)
-    starts = np.full(n_panels * PANEL_WIDTH, padding(dtype), dtype=dtype)
-    largest_norm = fill_panels(exact, origin, places, kappa, panels, starts)
+    largest_norm = fill_panels(exact, origin, places, room.kappa, room.panels, room.starts)
     # If |x|^2 and |c|^2 are below an eighth of the largest number, no value here overflows.
-    largest = float(np.finfo(dtype).max) / 8
-    if not largest_norm < largest:
-        kappa = np.inf  # no point is certain
-    smallest = float(np.finfo(dtype).tiny) * (n_features + 8)
-    return PackedCenters(exact, origin, panels, starts, places, kappa, smallest, largest)
+    kappa = room.kappa if largest_norm < room.largest else np.inf  # inf: no point is certain
+    return room._replace(rows=exact, order=places, kappa=kappa)
+
+
+def room_for_centers(n_centers: int, origin: np.ndarray) -> PackedCenters:
+    """Panels without centres, for ``fill_panels``; ``order`` is not to be written."""
+    n_features = len(origin)
+    frame = _frame(n_centers, n_features, origin.dtype)
+    return PackedCenters(
+        np.empty((n_centers, n_features)), origin, np.zeros(frame.n_numbers, dtype=origin.dtype),
+        frame.starts.copy(), frame.places, frame.kappa, frame.smallest, frame.largest,
+    )  # fmt: skip
+
+
+class _Frame(NamedTuple):
+    """What packed centres of one shape have in common; the arrays are not to be written."""
+
+    n_numbers: int  # in the panels
+    starts: np.ndarray  # (n_panels * P,) padding
+    places: np.ndarray  # (n_panels * P,) int32, the order of the centres as they are
+    kappa: float
+    smallest: float
+    largest: float
+
+
+@functools.lru_cache(maxsize=16)
+def _frame(n_centers: int, n_features: int, dtype: np.dtype) -> _Frame:
+    """The frame for ``n_centers`` centres: a pass over a small table takes no longer than this."""
+    n_panels = -(-n_centers // PANEL_WIDTH)
+    real, exact = np.finfo(dtype), np.finfo(np.float64)
+    block = min(n_features, SUM_BLOCK)
+    kappa = (block + -(-n_features // SUM_BLOCK) + 8 + 2 * 2**TAG_BITS) * float(real.eps)
+    kappa += 4 * n_features * float(exact.eps)
+    places = np.full(n_panels * PANEL_WIDTH, -1, dtype=np.int32)
+    places[:n_centers] = np.arange(n_centers)
+    return _Frame(
+        n_panels * n_features * PANEL_WIDTH,
+        np.full(n_panels * PANEL_WIDTH, padding(dtype), dtype=dtype),
+        places,
+        kappa,
+        float(real.tiny) * (n_features + 8),
+        float(real.max) / 8,
+    )
 
 
 @kernel

@@ -14,7 +14,7 @@ inertia decides whether a round of moves is kept.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.empty_clusters import settle
 from pgkmeans_sk.pipeline.lloyd import lloyd
 from pgkmeans_sk.pipeline.settings import Journal, Settings
-from pgkmeans_sk.results import State
+from pgkmeans_sk.results import Cut, FloatArray, IntArray, State
 
 DONOR_SHARE = 0.3
 """Share of the clusters that are partitioned on trial."""
@@ -40,7 +40,7 @@ def rebalance(
 ) -> State:
     """Alternate rounds of moves with a few Lloyd steps, until they gain too little.
 
-    The inertia of the result is never above that of ``state``.
+    The inertia of the result is never above that of ``state``, and the engine's labels are its own.
     """
     few_steps = replace(settings, max_iter=STEPS_BETWEEN, accelerate=False, tol=0.0)
     state, _, _ = lloyd(engine, state, few_steps, Journal())
@@ -48,40 +48,69 @@ def rebalance(
         return state
     shares = iter(SHARES_OF_UTILITY)
     share, limit = next(shares), settings.n_clusters
+    moves: Moves | None = None  # from ``state``
+    n_failed = 0  # so many of them were tried in vain
     for _ in range(max_rounds):
         if state.inertia == 0.0:
             break
-        gain, n_moves = 0.0, 0
-        centers = exchange(engine, state, settings, share, limit)
-        if centers is not None:
-            n_moves = int((centers != state.centers).any(axis=1).sum()) // 2
+        moves = moves or survey(engine, state, settings)
+        n_moves = moves.n_worthwhile(share, limit)
+        if n_moves == 0:
+            break  # a larger share, or fewer at a time, would be none as well
+        gain = 0.0
+        if n_moves != n_failed:
             trial = Journal(journal.iteration)
-            moved = settle(engine, centers, settings, trial)
+            moved = settle(engine, moves.made(n_moves, settings, engine.dtype), settings, trial)
             moved, _, _ = lloyd(engine, moved, few_steps, Journal())
             gain = 1.0 - moved.inertia / state.inertia
+            n_failed = n_moves
             if gain > 0.0:
-                state = moved
+                state, moves, n_failed = moved, None, 0
                 journal.repairs += trial.repairs
-            else:
-                engine.assign(state.centers)  # the engine's labels are those of the state again
         if gain < SMALLEST_GAIN:
             # Less boldly, then fewer at a time: the best moves may pay where all together do not.
             before, share = share, next(shares, share)
             if share == before:
                 limit = min(limit, n_moves) // 2
-            if limit == 0:
-                break
+    if n_failed:
+        engine.assign(state.centers)  # the engine's labels are those of the state again
     return state
 
 
-def exchange(
-    engine: Engine,
-    state: State,
-    settings: Settings,
-    share_of_utility: float,
-    most_moves: int | None = None,
-) -> NDArray[np.floating] | None:
-    """Centres after one round of at most so many moves; None if none promises to pay."""
+@dataclass(frozen=True)
+class Moves:
+    """What could be moved from a state: the k-th move parts ``donors[k]`` with ``givers[k]``.
+
+    Gains fall from move to move, and so do the chances that it pays.
+    """
+
+    state: State
+    donors: IntArray  # (m,) clusters that were partitioned on trial
+    cut: Cut  # into what
+    by_gain: IntArray  # (m,) positions in ``donors``
+    gains: FloatArray  # (m,) in this order: by how much the inertia falls at once
+    givers: IntArray  # (at most m,) clusters of least utility, none of them a donor
+    prices: FloatArray  # their utilities
+
+    def n_worthwhile(self, share_of_utility: float, most_moves: int) -> int:
+        """How many moves gain at least this share of what they may cost, at most so many."""
+        n_pairs = min(len(self.givers), most_moves)
+        pays = self.gains[:n_pairs] > share_of_utility * self.prices[:n_pairs]
+        return int(np.count_nonzero(pays))
+
+    def made(
+        self, n_moves: int, settings: Settings, dtype: np.dtype[np.floating]
+    ) -> NDArray[np.floating]:
+        """Centres (K, d) after the first ``n_moves`` of them."""
+        chosen = self.by_gain[:n_moves]
+        centroids = self.state.centers.astype(np.float64)
+        centroids[self.donors[chosen]] = self.cut.left.means[chosen]
+        centroids[self.givers[:n_moves]] = self.cut.right.means[chosen]
+        return settings.place(centroids, self.state.centers, dtype)
+
+
+def survey(engine: Engine, state: State, settings: Settings) -> Moves:
+    """Partition the worst clusters on trial, and find the centres that could be spared."""
     utilities = engine.utilities(state.centers)
     n_donors = max(1, int(DONOR_SHARE * settings.n_clusters))
     donors = np.argsort(-state.assignment.sq_errors, kind="stable")[:n_donors]
@@ -91,13 +120,7 @@ def exchange(
     by_gain = np.argsort(-gains, kind="stable")
 
     by_utility = np.argsort(utilities, kind="stable")
-    givers = by_utility[~np.isin(by_utility, donors)][:n_donors]
-    pays = gains[by_gain[: len(givers)]] > share_of_utility * utilities[givers]
-    n_moves = int(np.count_nonzero(pays[:most_moves]))
-    if n_moves == 0:
-        return None
-    chosen = by_gain[:n_moves]
-    centroids = state.centers.astype(np.float64)
-    centroids[donors[chosen]] = cut.left.means[chosen]
-    centroids[givers[:n_moves]] = cut.right.means[chosen]
-    return settings.place(centroids, state.centers, engine.dtype)
+    is_donor = np.zeros(len(utilities), dtype=bool)
+    is_donor[donors] = True
+    givers = by_utility[~is_donor[by_utility]][:n_donors]
+    return Moves(state, donors, cut, by_gain, gains[by_gain], givers, utilities[givers])

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
@@ -37,26 +38,28 @@ def partition(engine: Engine, n_leaves: int, rule: PartitionRule) -> FloatArray:
     """
     level, leaves = engine.root(), np.array([n_leaves])
     finished: list[FloatArray] = []
-    while len(level):
-        is_leaf = leaves == 1
-        finished.append(level.means[is_leaf])
-        level, leaves = level[~is_leaf], leaves[~is_leaf]
+    while True:
+        finished.append(level.means[leaves == 1])
+        level, leaves = _only(leaves > 1, level, leaves)
         if not len(level):
-            break
+            return np.concatenate(finished)
         fractions = (leaves // 2) / leaves if rule.share == "population" else -np.ones(len(leaves))
         cut = engine.cut(level, fractions, rule.cut, n_two_means=0)
         whole = ~cut.possible
-        finished.append(np.repeat(level.means[whole], leaves[whole], axis=0))
-        left_leaves = _share_leaves(level, leaves, cut, rule.share, engine.n_features)
-        right_leaves = leaves - left_leaves
-        level = cut.left[cut.possible] + cut.right[cut.possible]
-        leaves = np.concatenate([left_leaves[cut.possible], right_leaves[cut.possible]])
-    return np.concatenate(finished)
+        if whole.any():
+            finished.append(np.repeat(level.means[whole], leaves[whole], axis=0))
+        left_leaves = _share_leaves(leaves, cut, rule.share, engine.n_features)
+        left, left_leaves_kept = _only(cut.possible, cut.left, left_leaves)
+        right, right_leaves_kept = _only(cut.possible, cut.right, leaves - left_leaves)
+        level, leaves = left + right, np.concatenate([left_leaves_kept, right_leaves_kept])
 
 
-def _share_leaves(
-    nodes: Nodes, leaves: IntArray, cut: Cut, share: str, n_features: int
-) -> IntArray:
+def _only(chosen: NDArray[np.bool_], nodes: Nodes, leaves: IntArray) -> tuple[Nodes, IntArray]:
+    """The ``chosen`` (m,) nodes and their leaves."""
+    return (nodes, leaves) if chosen.all() else (nodes[chosen], leaves[chosen])
+
+
+def _share_leaves(leaves: IntArray, cut: Cut, share: str, n_features: int) -> IntArray:
     """How many of each node's ``leaves`` go to its left child: at least one, at most its rows."""
     if share == "population":
         left: IntArray = leaves // 2
@@ -66,7 +69,7 @@ def _share_leaves(
         total = left_error + right_error
         share_left = np.divide(left_error, total, out=np.full(len(total), 0.5), where=total > 0)
         left = np.rint(leaves * share_left).astype(np.int64)
-    left = np.clip(left, 1, leaves - 1)
+    left = np.minimum(np.maximum(left, 1), leaves - 1)
     left = np.maximum(left, leaves - cut.right.counts)
     left = np.minimum(left, cut.left.counts)
     return left
