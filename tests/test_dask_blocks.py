@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from pgkmeans_sk import PGKMeans
 from pgkmeans_sk.engines import chunks, tile_memory, tiles
-from pgkmeans_sk.engines.ordered_tasks import runs_of, shares_of
+from pgkmeans_sk.engines.ordered_tasks import Share, runs_of, shares_of
 from tests import problems
 from tests.test_row_blocks import assert_same_fit
 
@@ -190,14 +190,14 @@ def a_pass(fit, number, before=None):
 
 def test_centers_are_sent_again_to_who_has_not_seen_them(monkeypatch):
     tile = tiles.Tile(X[:10], None, 0)
-    assert tile_memory.label_tile(tile, a_pass("new", 5)) is None
+    assert tile_memory.label_tile(tile, a_pass("new", 5), Share((0, 10), True)) is None
     sent = []
 
-    def label_tile(tile, now, original=tile_memory.label_tile):
+    def label_tile(tile, now, share, original=tile_memory.label_tile):
         sent.append(now.before is not None)
         if now.number == 3 and now.before is None:
             tile_memory.forget(now.fit)  # as by a worker that was started anew
-        return original(tile, now)
+        return original(tile, now, share)
 
     monkeypatch.setattr(tile_memory, "label_tile", label_tile)
     parameters = {"n_clusters": 9, "random_state": 0, "init": "random", "n_init": 1, "tol": 0}

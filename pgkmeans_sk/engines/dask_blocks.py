@@ -71,16 +71,12 @@ def _begin(
 
     None changed: the tile could not be labelled (``tile_memory.label_tile``), sums are no sums.
     """
-    n_changed = tile_memory.label_tile(tile, what) if isinstance(what, Pass) else 0
-    if n_changed is None:
-        return [_sum_of(what).zeros()] * share.n_begun, None
-    return ordered_tasks.add_begun(tile, _sum_of(what), share), n_changed
-
-
-def _sum_of(what: Pass | Sum) -> Sum:
-    if isinstance(what, Pass):
-        return AssignmentSum(what.centers, what.origin, is_labelled=True)
-    return what
+    if not isinstance(what, Pass):
+        return ordered_tasks.add_begun(tile, what, share), 0
+    found = tile_memory.label_tile(tile, what, share)
+    if found is None:
+        return [what.sum_of_labelled.zeros()] * share.n_begun, None
+    return found
 
 
 def _last_of(begun: tuple[list[Totals], int]) -> Totals:
@@ -91,9 +87,10 @@ def _go_on(
     tile: Tile, what: Pass | Sum, share: ordered_tasks.Share, before: Totals, begun: Any
 ) -> Totals:
     """Sums of the chunk that began in a tile ``before``; this one has ``begun``, and has labels."""
-    if isinstance(what, Pass):
-        tile_memory.recall_labels(tile, what)
-    return ordered_tasks.add_further(tile, _sum_of(what), share, before)
+    if not isinstance(what, Pass):
+        return ordered_tasks.add_further(tile, what, share, before)
+    tile_memory.recall_labels(tile, what)
+    return ordered_tasks.add_further(tile, what.sum_of_labelled, share, before)
 
 
 def _add_run(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines import tiles
+from pgkmeans_sk.engines.ordered_tasks import Share, add_begun
 from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.kernels.nearest import pack_centers
 
@@ -36,6 +37,11 @@ class Pass:
     before: NDArray[np.floating] | None
     origin: NDArray[np.floating]
     typical_distance: float
+
+    @property
+    def sum_of_labelled(self) -> tiles.AssignmentSum:
+        """The sum over rows that have their labels."""
+        return tiles.AssignmentSum(self.centers, self.origin, is_labelled=True)
 
 
 @dataclass(frozen=True)
@@ -102,17 +108,17 @@ def forget(fit: str) -> None:
     memory.forget(fit)
 
 
-def label_tile(tile: tiles.Tile, now: Pass) -> int | None:
-    """Label a tile; returns how many labels are not those of the pass before.
+def label_tile(tile: tiles.Tile, now: Pass, share: Share) -> tuple[list[tiles.Totals], int] | None:
+    """Label a tile; the sums of the chunks that begin in it, and how many labels have changed.
 
-    None, and no labels, if that needs the centres of the pass before, which are neither given nor
-    remembered here.
+    Changed are those that are not what they were in the pass before. None, and no labels, if that
+    needs the centres of the pass before, which are neither given nor remembered here.
     """
     known = memory.take(now.fit, tile.first)
     if known is not None and known.number == now.number and known.n_changed is not None:
         tile.adopt(known.labels)
         memory.keep(now.fit, tile.first, known)
-        return known.n_changed
+        return add_begun(tile, now.sum_of_labelled, share), known.n_changed
     pruning = None
     if known is not None and known.number == now.number - 1:
         tile.adopt(known.labels.copy())
@@ -126,10 +132,10 @@ def label_tile(tile: tiles.Tile, now: Pass) -> int | None:
         tiles.label(tile, pack_centers(before, now.origin), 0, len(tile))
     if pruning is None:
         pruning = Pruning(len(tile), tile.rows.shape[1], tile.rows.nbytes)
-    n_changed = _label(tile, now, pruning)
+    parts, n_changed = _label(tile, now, share, pruning)
     memory.keep(now.fit, tile.first, Remembered(now.number, tile.labels, n_changed, pruning))
     memory.keep_centers(now)
-    return n_changed
+    return parts, n_changed
 
 
 def recall_labels(tile: tiles.Tile, now: Pass) -> None:
@@ -142,25 +148,32 @@ def recall_labels(tile: tiles.Tile, now: Pass) -> None:
     memory.keep(now.fit, tile.first, known)
 
 
-def _label(tile: tiles.Tile, now: Pass, pruning: Pruning) -> int:
-    """Label a tile with bounds if they pay, as ``NumbaEngine.assign`` does."""
+def _label(
+    tile: tiles.Tile, now: Pass, share: Share, pruning: Pruning
+) -> tuple[list[tiles.Totals], int]:
+    """Label a tile, with bounds if they pay, as ``NumbaEngine.assign`` does, and add up."""
+    parts: list[tiles.Totals] = []
     n_changed = 0
 
     def look_at_all() -> None:
-        nonlocal n_changed
-        n_changed = tiles.label(tile, pack_centers(now.centers, now.origin), 0, len(tile))
+        nonlocal parts, n_changed
+        total = tiles.AssignmentSum(now.centers, now.origin)
+        n_changed = tiles.label(tile, total.packed, 0, share.cuts[0])
+        parts = add_begun(tile, total, share)  # labels on the way: rows are read once
+        n_changed += sum(int(part[3][0]) for part in parts)
 
     if not pruning.is_for(now.centers):
         pruning.forget()
         look_at_all()
-        return n_changed
+        return parts, n_changed
     doubts = pruning.bounds_for(now.centers, now.typical_distance)
 
     def look_at_doubts() -> None:
-        nonlocal n_changed
+        nonlocal parts, n_changed
         assert doubts is not None
         n_changed = tiles.label_doubts(tile, now.centers, now.origin, doubts, pruning)
+        parts = add_begun(tile, now.sum_of_labelled, share)
 
     work = look_at_all if doubts is None else look_at_doubts
     pruning.timed(now.centers, doubts is not None, work)
-    return n_changed
+    return parts, n_changed
