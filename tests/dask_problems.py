@@ -33,6 +33,7 @@ def many_chunks(monkeypatch):
 def local_cluster(n_workers, processes=False):
     """A client of a cluster on this machine, which dask then takes."""
     with (
+        dask.config.set(scheduler=None),  # outermost: a client that is closed restores its own
         distributed.LocalCluster(
             n_workers=n_workers,
             threads_per_worker=1,
@@ -41,6 +42,5 @@ def local_cluster(n_workers, processes=False):
             port=0,
         ) as local,
         distributed.Client(local) as client,
-        dask.config.set(scheduler=None),
     ):
         yield client

@@ -106,7 +106,7 @@ def test_exact_changes_nothing(container, dtype, algorithm, passes):
     assert set(passes) == {4000}
     passes.clear()
     exact = PGKMeans(12, consolidate="exact", **common).fit(data)
-    assert passes[n_distinct(X)] == passes.total() - passes[4000] > 3
+    assert passes[n_distinct(X)] == passes.total() - passes[4000] >= 3
     assert passes[4000] <= 2  # labels of the original rows
     assert exact.inertia_ == pytest.approx(plain.inertia_, rel=1e-9)
     assert same_partition(exact.labels_, plain.labels_)

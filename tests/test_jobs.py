@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 
@@ -266,13 +267,14 @@ def test_the_smaller_of_two_limits_counts(monkeypatch):
 
 
 def test_a_limit_is_for_one_thread():
-    seen = []
-    before = effective_n_threads()
+    def in_another_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(effective_n_threads).result()
+
+    before = in_another_thread()
     with at_most(1):
-        thread = threading.Thread(target=lambda: seen.append(effective_n_threads()))
-        thread.start()
-        thread.join()
-    assert seen == [before]
+        assert effective_n_threads() == 1
+        assert in_another_thread() == before
 
 
 # ------------------------------------------------------------------ what is global

@@ -161,6 +161,7 @@ for dtype in (np.float32, np.float64):
         engine = open_engine("numba", problem.X, None)
         np.testing.assert_array_equal(engine.nearest(problem.centers), expected)
         for _ in range(3):
+            engine._found = None
             engine.assign(problem.centers)
             np.testing.assert_array_equal(engine.labels, expected)
             n_pruned += engine._pruning._lower is not None
