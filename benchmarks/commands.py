@@ -62,9 +62,11 @@ def names_in(text: str) -> list[str]:
 
 
 def one_of(known: Sequence[str]) -> Callable[[str], list[str]]:
-    """Return an argparse type: a comma-separated list of some of ``known``, or "all"."""
+    """Return an argparse type: a comma-separated list of some of ``known``, "all" or "none"."""
 
     def parse(text: str) -> list[str]:
+        if text == "none":
+            return []
         names = list(known) if text == "all" else names_in(text)
         unknown = [name for name in names if name not in known]
         if unknown or not names:
