@@ -152,15 +152,18 @@ def test_a_kernel_that_lies_ready_is_used_at_once(monkeypatch):
     assert NumbaEngine(load_iris().data, None).small_start(8, PLAN) is not None
 
 
-def test_what_lies_ready():
-    @kernel
+def test_what_lies_ready(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
     def double(x):
         return 2 * x
 
-    assert not lies_ready(double, 1.5)
-    double(1.5)
-    assert lies_ready(double, 1.5)
-    assert not lies_ready(double, 1)
+    compiled, again = kernel(double), kernel(double)
+    assert not lies_ready(compiled, 1.5)
+    compiled(1.5)
+    for known in (compiled, again):  # in memory, and on disk
+        assert lies_ready(known, 1.5)
+        assert not lies_ready(known, 1)
 
 
 # ------------------------------------------------------------------ where it gives up
