@@ -3,7 +3,6 @@
 import pickle
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from pgkmeans_sk.spec import Spec, TensorSettings  # noqa: E402
 from pgkmeans_sk.threads import effective_n_threads  # noqa: E402
 from pgkmeans_sk.validation import InvalidParameterError  # noqa: E402
 from pgkmeans_sk.weight_jobs import WeightJob  # noqa: E402
+from tests.joblib_workers import workers  # noqa: E402
 from tests.model_files import write_model  # noqa: E402
 from tests.nn_models import Tied, state_bytes  # noqa: E402
 
@@ -30,26 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 BACKENDS = ("loky", "threading", "dask")
 
 
-@contextmanager
-def workers(backend):
-    if backend == "dask":
-        distributed = pytest.importorskip("distributed")
-        with (
-            distributed.LocalCluster(
-                n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-            ) as cluster,
-            distributed.Client(cluster),
-            joblib.parallel_config(backend="dask"),
-        ):
-            yield
-    else:
-        with joblib.parallel_config(backend=backend):
-            yield
-
-
 @pytest.fixture(params=BACKENDS)
 def backend(request):
-    with workers(request.param):
+    with workers(request.param, n_jobs=None):
         yield request.param
 
 
@@ -295,7 +278,7 @@ def test_dask_hands_weights_over_past_its_scheduler(recwarn):
     # It warns of tasks of more than 10 MB.
     torch.manual_seed(0)
     model = torch.nn.ModuleList([torch.nn.Linear(1024, 2600, bias=False) for _ in range(2)])
-    with workers("dask"):
+    with workers("dask", n_jobs=None):
         nn.compress_model(model, spec(max_iter=1), n_jobs=2)
     assert not [w for w in recwarn if "large graph" in str(w.message)]
 

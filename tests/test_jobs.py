@@ -5,7 +5,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 
 import joblib
@@ -17,26 +17,9 @@ from pgkmeans_sk import jobs as jobs_module
 from pgkmeans_sk.jobs import Job, check_n_jobs, done_jobs
 from pgkmeans_sk.threads import at_most, effective_n_threads, run_tasks
 from pgkmeans_sk.validation import InvalidParameterError
+from tests.joblib_workers import workers
 
 PATIENCE = 30
-
-
-@contextmanager
-def workers(backend):
-    """Two workers of a backend."""
-    if backend == "dask":
-        distributed = pytest.importorskip("distributed")
-        with (
-            distributed.LocalCluster(
-                n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
-            ) as cluster,
-            distributed.Client(cluster),
-            joblib.parallel_config(backend="dask", n_jobs=2),
-        ):
-            yield
-    else:
-        with joblib.parallel_config(backend=backend, n_jobs=2):
-            yield
 
 
 BACKENDS = ("loky", "threading", "multiprocessing", "dask")
