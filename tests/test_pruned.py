@@ -173,13 +173,13 @@ def outcomes(X, sample_weight, all_centers, prunes, n_threads=2):
     engine = NumbaEngine(X, sample_weight)
     engine._n_threads = n_threads
     if not prunes:
-        engine._pruning.is_for = lambda centers: False
+        engine._looks.pruning.is_for = lambda centers, is_quick: False
     for number, centers in enumerate(all_centers):
-        before = engine._typical_distance
+        before = engine._looks.typical_distance
         engine._found = None  # also the same centres are looked at again
         assignment = engine.assign(centers)
         if prunes and number and before > 0:
-            assert engine._pruning._lower is not None
+            assert engine._looks.pruning._lower is not None
         yield *dataclasses.astuple(assignment), engine.labels
 
 
@@ -222,7 +222,7 @@ def test_labels_are_the_definition_whatever_moves(pattern, n_rows, n_features, s
     X = rows(pattern, n_rows, n_features, seed, dtype)
     n_centers = min(n_rows, 1 + seed % 90)
     engine = NumbaEngine(X, None)
-    engine._pruning._budget = memory * n_rows  # 64 bytes a row: several panels in a group
+    engine._looks.pruning._budget = memory * n_rows  # 64 bytes a row: several panels in a group
     for centers in drifting(X[:n_centers], seed):
         engine.assign(centers)
         np.testing.assert_array_equal(engine.labels, reference.labels(X, centers))
@@ -235,7 +235,7 @@ def test_bounds_hold(monkeypatch):
     engine = NumbaEngine(X, None)
     for centers in drifting(X[:100], seed=4):
         engine.assign(centers)
-        kept = engine._pruning
+        kept = engine._looks.pruning
         if kept._lower is None:
             continue
         distances = np.sqrt(reference.sq_distances(X, centers)) * kept._per_unit

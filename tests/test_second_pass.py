@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pgkmeans_sk.engines import chunks, dense_pass, numba_cpu
+from pgkmeans_sk.engines import chunks, dense_pass, looks
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels import second_pass
 from tests import reference
@@ -16,7 +16,7 @@ PROBLEMS = [*reference.problems(np.float32), *reference.problems(np.float64)]
 
 @pytest.fixture
 def always(monkeypatch):
-    monkeypatch.setattr(numba_cpu, "SECOND_PASS_CENTERS", 1)
+    monkeypatch.setattr(looks, "SECOND_PASS_CENTERS", 1)
     monkeypatch.setattr(chunks, "CHUNK_WORK", 2000)
 
 

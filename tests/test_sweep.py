@@ -150,11 +150,22 @@ OTHER_WIDTHS = {
 
 LABELS_IN_A_NARROW_WORLD = """
 import numpy as np
-from pgkmeans_sk.engines import open_engine, pruning
+from pgkmeans_sk.engines import coarse_look, dense_pass, open_engine, pruning
+from pgkmeans_sk.kernels.integer_sweep import are_quick
 from pgkmeans_sk.kernels.vectors import vector_bytes
 from tests import reference
 pruning.FEWEST_CENTERS = pruning.LEAST_WORK = pruning.FEWEST_GROUPS = 0
 pruning.LONG_ROWS, pruning.FIRST_REST, n_pruned = 0, 0, 0
+coarse_look.FEWEST_CENTERS = coarse_look.LEAST_WORK = coarse_look.PATIENCE = 0
+look, n_coarse = dense_pass.DensePass.look_coarsely, 0
+
+def counted(*arguments):
+    global n_coarse
+    n_coarse += 1
+    look(*arguments)
+
+dense_pass.DensePass.look_coarsely = counted
+dense_pass.DensePass.compare_looks = lambda *arguments: counted(*arguments) or True
 for dtype in (np.float32, np.float64):
     for problem in reference.problems(dtype):
         expected = reference.labels(problem.X, problem.centers)
@@ -164,8 +175,9 @@ for dtype in (np.float32, np.float64):
             engine._found = None
             engine.assign(problem.centers)
             np.testing.assert_array_equal(engine.labels, expected)
-            n_pruned += engine._pruning._lower is not None
+            n_pruned += engine._looks.pruning._lower is not None
 assert n_pruned > 20
+assert (n_coarse > 20) == are_quick()
 print(vector_bytes())
 """
 

@@ -1,12 +1,14 @@
-"""One assignment of dense rows: its sums, chunk by chunk, and three ways to come by the labels.
+"""One assignment of dense rows: its sums, chunk by chunk, and the ways to come by the labels.
 
-They differ in how many centres they look at, and in nothing else: the result has the same bits. (A
-fourth way is to keep labels that somebody else has found.)
+They differ in how many centres they look at and how closely, and in nothing else: the result has
+the same bits. (One more way is to keep labels that somebody else has found.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,10 @@ from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
 from pgkmeans_sk.kernels.bounds import GroupBounds
-from pgkmeans_sk.kernels.nearest import add_up, assign_dense, pack_centers
+from pgkmeans_sk.kernels.coarse import assign_coarse
+from pgkmeans_sk.kernels.compile import lies_ready
+from pgkmeans_sk.kernels.integers import IntegerCenters
+from pgkmeans_sk.kernels.nearest import PackedCenters, add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.kernels.second_pass import assign_again
 from pgkmeans_sk.results import Assignment, FloatArray, IntArray
@@ -38,6 +43,8 @@ class DensePass:
         Where chunks begin and end.
     n_threads : int
         On how many threads chunks may run.
+    collect : bool
+        Whether there are to be sums, and not labels alone.
     """
 
     def __init__(
@@ -48,14 +55,22 @@ class DensePass:
         origin: NDArray[Any],
         bounds: IntArray,
         n_threads: int,
+        collect: bool = True,
     ) -> None:
         self._rows, self._labels, self._centers, self._origin = rows, labels, centers, origin
         self._bounds, self._n_threads = bounds, n_threads
-        n_chunks = len(bounds) - 1
-        self._sums = np.zeros((n_chunks, *centers.shape))
-        self._sizes = np.zeros((n_chunks, len(centers)))
-        self._sq_errors = np.zeros((n_chunks, len(centers), 4))
+        self._collect = collect
+        n_chunks, (n_centers, n_features) = len(bounds) - 1, centers.shape
+        n_summed = n_centers if collect else 0
+        self._sums = np.zeros((n_chunks, n_summed, n_features))
+        self._sizes = np.zeros((n_chunks, n_summed))
+        self._sq_errors = np.zeros((n_chunks, n_summed, 4))
         self._n_changed = np.zeros(n_chunks, dtype=np.int64)
+
+    @cached_property
+    def packed(self) -> PackedCenters:
+        """The centres as kernels read them."""
+        return pack_centers(self._centers, self._origin)
 
     def _over_chunks(self, task: Callable[[int, int, int], Any]) -> None:
         """Call ``task(number, start, stop)`` for each chunk; it returns how many labels changed."""
@@ -76,19 +91,78 @@ class DensePass:
         ``lower`` (n,) is given a distance for each row that no centre but its own is nearer than;
         (0,) if nobody wants to know.
         """
-        packed = pack_centers(self._centers, self._origin)
-        utilities = np.zeros_like(self._sizes)
+        packed, utilities = self.packed, np.zeros_like(self._sizes)
         self._over_chunks(
             lambda c, start, stop: assign_dense(
-                *self._rows, start, stop, packed, True, self._labels, *self._totals(c),
-                utilities[c], lower,
+                *self._rows, start, stop, packed, self._collect, self._labels,
+                *self._totals(c), utilities[c], lower,
             )
         )  # fmt: skip
         return utilities
 
+    def look_coarsely(
+        self, integers: IntegerCenters, lower: NDArray[Any], move: float = -1.0
+    ) -> None:
+        """Sweep in integers, and once more where these leave a doubt.
+
+        ``lower`` (n,) is as in ``look_at_all``; with a ``move`` it is that of the last pass, and
+        rows for which it outlasts the move are left out.
+        """
+        self._over_chunks(
+            lambda c, start, stop: assign_coarse(
+                *self._coarse_arguments(c, start, stop, integers, lower, move)
+            )
+        )
+
+    def can_look_coarsely(self, integers: IntegerCenters) -> bool:
+        """Whether the kernel of ``look_coarsely`` is there without being compiled."""
+        lower = np.empty(0, dtype=self._origin.dtype)
+        return lies_ready(assign_coarse, *self._coarse_arguments(0, 0, 0, integers, lower, -1.0))
+
+    def _coarse_arguments(
+        self,
+        c: int,
+        start: int,
+        stop: int,
+        integers: IntegerCenters,
+        lower: NDArray[Any],
+        move: float,
+    ) -> tuple[Any, ...]:
+        return (
+            *self._rows, start, stop, self.packed, integers, self._collect, lower, move,
+            self._labels, *self._totals(c),
+        )  # fmt: skip
+
+    def compare_looks(self, integers: IntegerCenters, lower: NDArray[Any]) -> bool:
+        """``look_coarsely`` and ``look_at_all`` in turn; whether the former was quicker.
+
+        A chunk of each comes first, in which kernels may have to be compiled.
+        """
+        nothing = np.empty(0)
+        seconds = np.zeros(len(self._bounds) - 1)
+
+        def run(c: int, start: int, stop: int) -> tuple[int, ...]:
+            begin = perf_counter()
+            found: tuple[int, ...]
+            if c % 2:
+                found = assign_dense(
+                    *self._rows, start, stop, self.packed, self._collect, self._labels,
+                    *self._totals(c), nothing, lower,
+                )  # fmt: skip
+            else:
+                arguments = self._coarse_arguments(c, start, stop, integers, lower, -1.0)
+                found = assign_coarse(*arguments)
+            seconds[c] = perf_counter() - begin
+            return found
+
+        self._over_chunks(run)
+        rows = np.diff(self._bounds)
+        coarse, full = (np.median((seconds / rows)[first::2][1:]) for first in (0, 1))
+        return bool(coarse < full)
+
     def look_again(self, lower: NDArray[Any], move: float) -> None:
         """Sweep only for rows whose ``lower`` of the last pass does not outlast a ``move``."""
-        packed = pack_centers(self._centers, self._origin)
+        packed = self.packed
         self._over_chunks(
             lambda c, start, stop: assign_again(
                 *self._rows, start, stop, packed, lower, move, self._labels, *self._totals(c)

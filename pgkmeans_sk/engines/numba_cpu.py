@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,15 @@ from pgkmeans_sk.engines.closest import closest_numbers, own_sq_errors
 from pgkmeans_sk.engines.dense_pass import DensePass
 from pgkmeans_sk.engines.draws import draw_by_weight, draw_numbers
 from pgkmeans_sk.engines.line_optimum import optimal_centers
+from pgkmeans_sk.engines.looks import Looks
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.moments import mean_variance
 from pgkmeans_sk.engines.numba_limits import RowsWithin
 from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.engines.numba_start import is_small, start_of_small_table
-from pgkmeans_sk.engines.pruning import Pruning, longest_move
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.directions import to_directions
-from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from pgkmeans_sk.kernels.vectors import vector_bytes
@@ -41,8 +40,6 @@ from pgkmeans_sk.results import (
 )  # fmt: skip
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
-SECOND_PASS_CENTERS = 32
-"""Fewer are all looked at again as fast as it is found out whether that is needed."""
 COPIED_BYTES = 3 * 2**24
 """Rows of up to 48 MiB whose columns lie side by side are copied for a fit: a pass over the copy
 saves what copying a number takes."""
@@ -61,8 +58,8 @@ class NumbaEngine:
     """Rows of a dense or CSR matrix, read where they are; what methods do is said in ``protocol``.
 
     Memory beyond the rows: 4 bytes a row for labels; a copy of up to 48 MiB of rows in Fortran
-    order; one number a row while bounds of a first pass are kept; while nodes are open 12 bytes
-    more for each of their rows; partial sums of at most 32 MiB or four times (n_clusters,
+    order; one number a row, or more (``pruning.py``), while bounds are kept; while nodes are open
+    12 bytes more for each of their rows; partial sums of at most 32 MiB or four times (n_clusters,
     n_features) in float64.
     """
 
@@ -80,10 +77,7 @@ class NumbaEngine:
         self._n_threads = effective_n_threads()
         self._sparse_rows = SparseRows(self._points, self._weights, self._weight_step)
         self._is_new = True  # until the first assignment is done
-        self._typical_distance = np.nan  # of a row to its centre, in the last assignment
-        # What a pass over all centres tells by the way: these centres, with how far each row is
-        # from others than its own, at least; and their utilities.
-        self._before: tuple[FloatArray, NDArray[Any]] | None = None
+        # Centres whose utilities a pass has found by the way, and these.
         self._utilities: tuple[NDArray[np.floating], FloatArray] | None = None
         # The centres of the labels, and what was found: a fit goes on where its start has ended.
         self._found: tuple[NDArray[np.floating], Assignment] | None = None
@@ -109,8 +103,8 @@ class NumbaEngine:
             self._points = dense_points(self._X)
 
     @cached_property
-    def _pruning(self) -> Pruning:
-        return Pruning(self.n_rows, self.n_features, self._X.nbytes)
+    def _looks(self) -> Looks:
+        return Looks(self._X, self._origin)
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -154,40 +148,21 @@ class NumbaEngine:
     def _assign(self, centers: NDArray[np.floating], last: bool) -> Assignment:
         """A pass over dense rows."""
         dense = self._dense_pass(centers, self._labels)
-        before, self._before = self._before, None
-        # A batch of a stream has two passes, first and last: the first one makes the other cheap.
-        prepares_last = self._is_new and not last and len(centers) >= SECOND_PASS_CENTERS
-
-        def look_at_all() -> None:
-            lower = np.empty(self.n_rows if prepares_last else 0, dtype=self.dtype)
-            self._utilities = centers.copy(), dense.look_at_all(lower)
-            if prepares_last:
-                self._before = centers.astype(np.float64), lower
-
-        pruning = self._pruning
-        pays = centers.dtype == self.dtype and pruning.is_for(centers)
-        if not pays or (last and not pruning.has_bounds):  # new ones help the next pass only
-            pruning.forget()
-            if last and before is not None and before[0].shape == centers.shape:
-                dense.look_again(before[1], longest_move(centers, before[0]))
-            else:
-                look_at_all()
-        else:
-            doubts = pruning.bounds_for(centers, self._typical_distance)
-            work = look_at_all
-            if doubts is not None:
-                work = partial(dense.look_at_doubts, doubts, pruning.order, pruning.block_size)
-            pruning.timed(centers, doubts is not None, work)
+        utilities = self._looks.label(dense, centers, self._labels, last)
+        if utilities is not None:
+            self._utilities = centers.copy(), utilities
         found = dense.assignment()
+        self._looks.learn(found)
         self._is_new = False
-        self._typical_distance = float(np.sqrt(found.inertia / max(found.sizes.sum(), 1e-300)))
         return found
 
-    def _dense_pass(self, centers: NDArray[np.floating], labels: NDArray[np.int32]) -> DensePass:
+    def _dense_pass(
+        self, centers: NDArray[np.floating], labels: NDArray[np.int32], collect: bool = True
+    ) -> DensePass:
         """A pass over all rows, which replaces ``labels``."""
         bounds = chunks.pass_bounds(self.n_rows, centers)
         rows = self._points, self._weights, self._weight_step
-        return DensePass(rows, labels, centers, self._origin, bounds, self._n_threads)
+        return DensePass(rows, labels, centers, self._origin, bounds, self._n_threads, collect)
 
     def _assign_sparse(self, centers: NDArray[np.floating]) -> Assignment:
         packed = self._sparse_rows.packed(centers, self._n_threads)
@@ -218,17 +193,9 @@ class NumbaEngine:
         if self._is_sparse:
             self._label_sparse(self._sparse_rows.packed(centers, self._n_threads), labels)
             return labels
-        packed = pack_centers(centers, self._origin)
-        no_sums = np.empty((0, self.n_features)), np.empty(0), np.empty((0, 4))
-        unwanted = np.empty(0), np.empty(0, dtype=self.dtype)
-
-        def label_chunk(c: int, start: int, stop: int) -> None:
-            assign_dense(
-                self._points, self._weights, self._weight_step, start, stop, packed, False,
-                labels, *no_sums, *unwanted,
-            )  # fmt: skip
-
-        self._over_chunks(self._chunk_bounds(chunks.pass_work(self.n_rows, centers)), label_chunk)
+        dense = self._dense_pass(centers, labels, collect=False)
+        if not self._looks.coarse.look_once(dense, centers):
+            dense.look_at_all(np.empty(0, dtype=self.dtype))
         return labels
 
     def distances(self, centers: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -259,10 +226,10 @@ class NumbaEngine:
     def assign_within(
         self, centers: NDArray[np.floating], limits: SizeLimits, prices: FloatArray | None
     ) -> tuple[FloatArray, bool]:
-        # Before the search, so that both take no memory beside its own.
-        self._before = self._found = None
+        # Before the search, so that it takes no memory beside its own.
+        self._found = None
         if not self._is_sparse:
-            self._pruning.forget()  # bounds are about other centres than a row's own
+            self._looks.forget()
         found = self._labels.copy()
         if self._sample_weight is not None and not self._sample_weight.all():
             found[:] = self.nearest(centers)  # counts for rows of weight 0

@@ -37,6 +37,9 @@ LONG_ROWS = 64
 it takes twice as long."""
 WARM_UP = 8
 """Passes over short rows before bounds are tried: until then centres move far. Else one."""
+QUICK_WARM_UP = 24
+QUICK_FEWEST_CENTERS = 1024
+"""The same, and the fewest centres, where passes without bounds are quick (``coarse_look.py``)."""
 FIRST_REST = 4
 """Passes without bounds after the first one that did not pay."""
 
@@ -77,15 +80,23 @@ class Pruning:
         most_groups = self._budget // (2 * self._n_rows) // CHUNK * CHUNK
         return -(-n_panels // most_groups) if most_groups else n_panels
 
-    def is_for(self, centers: NDArray[np.floating]) -> bool:
-        """Whether bounds could pay for so many centres and rows."""
+    def is_for(self, centers: NDArray[np.floating], is_quick: bool = False) -> bool:
+        """Whether bounds could pay for so many centres and rows.
+
+        ``is_quick`` tells that passes over short rows are quick without them.
+        """
         n_centers = len(centers)
         n_panels = -(-n_centers // PANEL_WIDTH)
+        fewest = QUICK_FEWEST_CENTERS if is_quick and self._is_short else FEWEST_CENTERS
         return (
-            n_centers >= FEWEST_CENTERS
+            n_centers >= fewest
             and self._n_rows * centers.size >= LEAST_WORK
             and -(-n_panels // self._n_group_panels(n_panels)) >= FEWEST_GROUPS
         )
+
+    @property
+    def _is_short(self) -> bool:
+        return self._n_features < LONG_ROWS
 
     @property
     def has_bounds(self) -> bool:
@@ -93,7 +104,7 @@ class Pruning:
         return self._lower is not None
 
     def bounds_for(
-        self, centers: NDArray[np.floating], typical_distance: float
+        self, centers: NDArray[np.floating], typical_distance: float, is_quick: bool = False
     ) -> GroupBounds | None:
         """Bounds that hold for ``centers``, or None where a pass had better look at all.
 
@@ -107,7 +118,9 @@ class Pruning:
             self._lower, self._centers, self._n_dense = None, None, 0
             return None
         if self._lower is None:
-            warm_up = 1 if self._n_features >= LONG_ROWS else WARM_UP
+            warm_up = 1
+            if self._is_short:
+                warm_up = QUICK_WARM_UP if is_quick else WARM_UP
             if self._n_dense < warm_up or not 0.0 < typical_distance < np.inf:
                 return None
             self._begin(centers, typical_distance)

@@ -21,7 +21,7 @@ from pgkmeans_sk.kernels.pruned import TINY_SHARE
 @part
 def list_doubtful(
     points, rows, labels,
-    lower,  # IN (n,) float
+    lower,  # INOUT (n,) float, lowered by the move
     smallest,  # IN float64, squared distances below it may have vanished
     move,  # IN float64
     first,  # IN first row of the block
@@ -39,6 +39,7 @@ def list_doubtful(
             copy_values(points, i, side_by_side)
             sq_dist = sq_error(side_by_side, 0, rows, np.int64(labels[i]), n_features)
         others = np.float64(lower[i]) - move
+        lower[i] = others
         listed[np.uintp(n_listed)] = i
         n_listed += not (others > 0.0 and sq_dist * (1.0 + TINY_SHARE) + smallest < others * others)
     return n_listed
@@ -48,7 +49,7 @@ def list_doubtful(
 def assign_again(
     points, weights, weight_step, start, stop,  # IN as in nearest.add_up
     centers,  # IN PackedCenters
-    lower,  # IN (n,) float, no other centre was nearer
+    lower,  # INOUT (n,) float, no other centre was nearer; lowered by the move
     move,  # IN float64, no centre has moved farther since
     labels,  # INOUT (n,) int32, those of the first pass
     sums, sizes, sq_errors,  # INOUT as in nearest.add_up

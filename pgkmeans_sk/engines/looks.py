@@ -1,0 +1,101 @@
+"""Which of its ways to look at centres each pass over dense rows takes, from first to last.
+
+All ways give the same labels and sums (``dense_pass.py``). They differ in time, and in what they
+leave for the next pass: bounds for each row, or the centres' utilities.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pgkmeans_sk.engines.coarse_look import CoarseLook
+from pgkmeans_sk.engines.dense_pass import DensePass
+from pgkmeans_sk.engines.pruning import Pruning, longest_move
+from pgkmeans_sk.results import Assignment, FloatArray
+
+SECOND_PASS_CENTERS = 32
+"""Fewer are all looked at again as fast as it is found out whether that is needed."""
+
+
+class Looks:
+    """The choice for the passes of one engine.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+        Rows.
+    origin : ndarray of shape (d,)
+        A point near the bulk of them, of their dtype.
+    """
+
+    def __init__(self, X: NDArray[Any], origin: NDArray[Any]) -> None:
+        self._n_rows, self._dtype = len(X), X.dtype
+        self.pruning = Pruning(len(X), X.shape[1], X.nbytes)
+        self.coarse = CoarseLook(X, origin)
+        self.typical_distance = np.nan  # of a row to its centre, in the last pass
+        self._is_new = True
+        # What a first pass over all centres tells by the way: these centres, with how far each row
+        # is from others than its own, at least.
+        self._before: tuple[FloatArray, NDArray[Any]] | None = None
+
+    def label(
+        self, dense: DensePass, centers: NDArray[np.floating], labels: NDArray[np.int32], last: bool
+    ) -> FloatArray | None:
+        """Do the pass ``dense``, which sets ``labels``.
+
+        Returns the utilities of the centres, chunk by chunk, if the pass has found them.
+        """
+        before, self._before = self._before, None
+        pruning, utilities = self.pruning, None
+
+        def look_at_all() -> None:
+            nonlocal utilities
+            utilities = self._look_at_all(dense, centers, labels, last)
+
+        is_quick = self.coarse.is_quick(centers)
+        pays = centers.dtype == self._dtype and pruning.is_for(centers, is_quick)
+        if not pays or (last and not pruning.has_bounds):  # new ones help the next pass only
+            pruning.forget()
+            if last and before is not None and before[0].shape == centers.shape:
+                dense.look_again(before[1], longest_move(centers, before[0]))
+            else:
+                look_at_all()
+        else:
+            doubts = pruning.bounds_for(centers, self.typical_distance, is_quick)
+            work = look_at_all
+            if doubts is not None:
+                self.coarse.forget()
+                work = partial(dense.look_at_doubts, doubts, pruning.order, pruning.block_size)
+            pruning.timed(centers, doubts is not None, work)
+        self._is_new = False
+        return utilities
+
+    def _look_at_all(
+        self, dense: DensePass, centers: NDArray[np.floating], labels: NDArray[np.int32], last: bool
+    ) -> FloatArray | None:
+        """Look at all centres; in integers first where that is quicker."""
+        if self.coarse.is_for(centers) and self.coarse.look(dense, centers, labels):
+            return None
+        # A batch of a stream has two passes, first and last: the first makes the other cheap.
+        prepares_last = self._is_new and not last and len(centers) >= SECOND_PASS_CENTERS
+        lower = np.empty(self._n_rows if prepares_last else 0, dtype=self._dtype)
+        with self.coarse.waiting(centers):
+            utilities = dense.look_at_all(lower)
+        if prepares_last:
+            self._before = centers.astype(np.float64), lower
+        return utilities
+
+    def learn(self, found: Assignment) -> None:
+        """Take note of what a pass has found."""
+        mean = found.inertia / max(found.sizes.sum(), 1e-300)
+        self.typical_distance = float(np.sqrt(mean))
+
+    def forget(self) -> None:
+        """Labels were set by others: what is known of the rows no longer holds."""
+        self._before = None
+        self.pruning.forget()
+        self.coarse.forget()
