@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgkmeans_sk import PGKMeans
-from pgkmeans_sk.engines import coarse_look, dense_pass
+from pgkmeans_sk import PGKMeans, RowBlocks
+from pgkmeans_sk.engines import coarse_choice, coarse_look, dense_pass, run_labels
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels import integers as integer_kernels
 from pgkmeans_sk.kernels.integer_sweep import are_quick, round_tile, sweep_integers
@@ -151,12 +151,12 @@ class Always(dict):
 @pytest.fixture
 def always_coarse(monkeypatch):
     """The smallest problems are looked at in integers first, and all bounds are used."""
-    monkeypatch.setattr(coarse_look, "FEWEST_CENTERS", 0)
-    monkeypatch.setattr(coarse_look, "LEAST_WORK", 0)
-    monkeypatch.setattr(coarse_look, "PATIENCE", 0.0)
-    monkeypatch.setattr(dense_pass, "lies_ready", lambda *arguments: True)
+    for name in ("FEWEST_CENTERS", "LEAST_WORK", "LEAST_RUN"):
+        monkeypatch.setattr(coarse_choice, name, 0)
+    monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: True)
+    monkeypatch.setattr(coarse_choice, "_waited", {})
+    monkeypatch.setattr(coarse_choice, "_is_quicker", Always())
     monkeypatch.setattr(coarse_look, "MOST_IN_DOUBT", 2.0)
-    monkeypatch.setattr(coarse_look, "_is_quicker", Always())
 
 
 def outcomes(X, sample_weight, all_centers, coarse, n_threads=2):
@@ -309,12 +309,12 @@ def test_an_interrupted_pass_leaves_no_bounds(monkeypatch):
 def test_the_kernel_is_waited_for(monkeypatch):
     """Until full passes have taken long enough, unless it lies ready."""
     for name in ("FEWEST_CENTERS", "LEAST_WORK"):
-        monkeypatch.setattr(coarse_look, name, 0)
-    monkeypatch.setattr(coarse_look, "_waited", {})
-    monkeypatch.setattr(coarse_look, "_is_quicker", Always())
+        monkeypatch.setattr(coarse_choice, name, 0)
+    monkeypatch.setattr(coarse_choice, "_waited", {})
+    monkeypatch.setattr(coarse_choice, "_is_quicker", Always())
     now = iter(np.arange(0.0, 1000.0, 1.2))  # each pass takes 1.2 seconds
-    monkeypatch.setattr(coarse_look, "perf_counter", lambda: next(now))
-    monkeypatch.setattr(dense_pass, "lies_ready", lambda *arguments: False)
+    monkeypatch.setattr(coarse_choice, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: False)
     calls = []
     kernel = dense_pass.assign_coarse
     monkeypatch.setattr(dense_pass, "assign_coarse", lambda *a: calls.append(1) or kernel(*a))
@@ -326,8 +326,8 @@ def test_the_kernel_is_waited_for(monkeypatch):
         engine.assign(X[number : number + 40])
         used.append(bool(calls))
     assert used == [False, False, False, True, True, True]
-    monkeypatch.setattr(coarse_look, "_waited", {})
-    monkeypatch.setattr(dense_pass, "lies_ready", lambda *arguments: True)
+    monkeypatch.setattr(coarse_choice, "_waited", {})
+    monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: True)
     calls.clear()
     NumbaEngine(X, None).assign(X[:40])
     assert calls
@@ -335,11 +335,12 @@ def test_the_kernel_is_waited_for(monkeypatch):
 
 @pytest.mark.parametrize("coarse_is_quicker", [True, False])
 def test_the_quicker_look_is_kept(coarse_is_quicker, monkeypatch):
-    for name in ("FEWEST_CENTERS", "LEAST_WORK", "PATIENCE"):
-        monkeypatch.setattr(coarse_look, name, 0)
-    monkeypatch.setattr(dense_pass, "lies_ready", lambda *arguments: True)
+    for name in ("FEWEST_CENTERS", "LEAST_WORK", "LEAST_RUN"):
+        monkeypatch.setattr(coarse_choice, name, 0)
+    monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: True)
+    monkeypatch.setattr(coarse_choice, "_waited", {})
     known = {}
-    monkeypatch.setattr(coarse_look, "_is_quicker", known)
+    monkeypatch.setattr(coarse_choice, "_is_quicker", known)
     monkeypatch.setattr("pgkmeans_sk.engines.chunks.CHUNK_WORK", 20_000)
     now = [0.0]
     monkeypatch.setattr(dense_pass, "perf_counter", lambda: now[0])
@@ -379,7 +380,34 @@ def test_a_whole_fit_is_the_same(metric, monkeypatch):
     model = PGKMeans(40, metric=metric, random_state=0)
     coarse = model.fit(X)
     found = coarse.cluster_centers_.tobytes(), coarse.labels_.tobytes(), coarse.inertia_
-    monkeypatch.setattr(coarse_look, "LEAST_WORK", 10**18)
+    monkeypatch.setattr(coarse_choice, "LEAST_WORK", 10**18)
     full = PGKMeans(40, metric=metric, random_state=0).fit(X)
     assert found == (full.cluster_centers_.tobytes(), full.labels_.tobytes(), full.inertia_)
     np.testing.assert_array_equal(model.predict(X), model.labels_)
+
+
+@pytest.mark.usefixtures("always_coarse")
+@pytest.mark.parametrize("compared", [False, True])
+@pytest.mark.parametrize("weighting", ["none", "some zero"])
+def test_rows_in_blocks_have_the_same_bytes(compared, weighting, monkeypatch):
+    if compared:
+        monkeypatch.setattr(coarse_choice, "_is_quicker", {})
+    monkeypatch.setattr("pgkmeans_sk.engines.chunks.CHUNK_WORK", 200_000)
+    found = []
+    kernel = run_labels.assign_coarse
+    monkeypatch.setattr(
+        run_labels, "assign_coarse", lambda *a: found.append(kernel(*a)) or found[-1]
+    )
+    X = np.random.default_rng(11).standard_normal((2000, 5)).astype(np.float32)
+    sample_weight = reference.sample_weights(len(X))[weighting]
+    blocks = RowBlocks(X, memory_limit=2**15)
+    in_blocks = PGKMeans(40, random_state=0).fit(blocks, sample_weight=sample_weight)
+    assert found
+    assert not any(result[1] for result in found[:3])  # no near ties in these rows
+    monkeypatch.setattr(coarse_choice, "LEAST_WORK", 10**18)
+    full = PGKMeans(40, random_state=0).fit(X, sample_weight=sample_weight)
+    for name in ("cluster_centers_", "labels_", "inertia_"):
+        assert np.asarray(getattr(in_blocks, name)).tobytes() == (
+            np.asarray(getattr(full, name)).tobytes()
+        ), name
+    np.testing.assert_array_equal(in_blocks.predict(blocks), full.predict(X))

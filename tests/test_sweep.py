@@ -150,13 +150,13 @@ OTHER_WIDTHS = {
 
 LABELS_IN_A_NARROW_WORLD = """
 import numpy as np
-from pgkmeans_sk.engines import coarse_look, dense_pass, open_engine, pruning
+from pgkmeans_sk.engines import coarse_choice, dense_pass, open_engine, pruning
 from pgkmeans_sk.kernels.integer_sweep import are_quick
 from pgkmeans_sk.kernels.vectors import vector_bytes
 from tests import reference
 pruning.FEWEST_CENTERS = pruning.LEAST_WORK = pruning.FEWEST_GROUPS = 0
 pruning.LONG_ROWS, pruning.FIRST_REST, n_pruned = 0, 0, 0
-coarse_look.FEWEST_CENTERS = coarse_look.LEAST_WORK = coarse_look.PATIENCE = 0
+coarse_choice.FEWEST_CENTERS = coarse_choice.LEAST_WORK = coarse_choice.PATIENCE = 0
 look, n_coarse = dense_pass.DensePass.look_coarsely, 0
 
 def counted(*arguments):

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.coarse import assign_coarse
-from pgkmeans_sk.kernels.compile import lies_ready
 from pgkmeans_sk.kernels.integers import IntegerCenters
 from pgkmeans_sk.kernels.nearest import PackedCenters, add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.pruned import assign_pruned
@@ -110,16 +109,11 @@ class DensePass:
         """
         self._over_chunks(
             lambda c, start, stop: assign_coarse(
-                *self._coarse_arguments(c, start, stop, integers, lower, move)
+                *self.coarse_arguments(c, start, stop, integers, lower, move)
             )
         )
 
-    def can_look_coarsely(self, integers: IntegerCenters) -> bool:
-        """Whether the kernel of ``look_coarsely`` is there without being compiled."""
-        lower = np.empty(0, dtype=self._origin.dtype)
-        return lies_ready(assign_coarse, *self._coarse_arguments(0, 0, 0, integers, lower, -1.0))
-
-    def _coarse_arguments(
+    def coarse_arguments(
         self,
         c: int,
         start: int,
@@ -128,6 +122,7 @@ class DensePass:
         lower: NDArray[Any],
         move: float,
     ) -> tuple[Any, ...]:
+        """What the kernel of ``look_coarsely`` is given for chunk ``c``."""
         return (
             *self._rows, start, stop, self.packed, integers, self._collect, lower, move,
             self._labels, *self._totals(c),
@@ -150,7 +145,7 @@ class DensePass:
                     *self._totals(c), nothing, lower,
                 )  # fmt: skip
             else:
-                arguments = self._coarse_arguments(c, start, stop, integers, lower, -1.0)
+                arguments = self.coarse_arguments(c, start, stop, integers, lower, -1.0)
                 found = assign_coarse(*arguments)
             seconds[c] = perf_counter() - begin
             return found

@@ -78,7 +78,7 @@ class Looks:
         self, dense: DensePass, centers: NDArray[np.floating], labels: NDArray[np.int32], last: bool
     ) -> FloatArray | None:
         """Look at all centres; in integers first where that is quicker."""
-        if self.coarse.is_for(centers) and self.coarse.look(dense, centers, labels):
+        if self.coarse.look(dense, centers, labels):
             return None
         # A batch of a stream has two passes, first and last: the first makes the other cheap.
         prepares_last = self._is_new and not last and len(centers) >= SECOND_PASS_CENTERS

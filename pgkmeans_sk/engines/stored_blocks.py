@@ -157,7 +157,7 @@ class StoredBlocks:
             tile.points  # noqa: B018  # made once, before threads ask for it
 
             def label_slice(s: int) -> None:
-                changed[s] = tiles.label(tile, total.packed, ends[s], ends[s + 1])
+                changed[s] = tiles.label(tile, total.run_centers, ends[s], ends[s + 1])
 
             run_tasks(label_slice, n_slices, self._n_threads)
             n_changed += int(changed.sum())

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines import tiles
 from pgkmeans_sk.engines.ordered_tasks import Share, add_begun
 from pgkmeans_sk.engines.pruning import Pruning
-from pgkmeans_sk.kernels.nearest import pack_centers
+from pgkmeans_sk.engines.run_labels import RunCenters
 
 MAX_FITS = 4
 """Fits that a process remembers at the same time; of more, the oldest is done without."""
@@ -129,7 +129,7 @@ def label_tile(tile: tiles.Tile, now: Pass, share: Share) -> tuple[list[tiles.To
             before = memory.centers_of(now.fit, now.number - 1)
         if before is None:
             return None
-        tiles.label(tile, pack_centers(before, now.origin), 0, len(tile))
+        tiles.label(tile, RunCenters(before, now.origin), 0, len(tile))
     if pruning is None:
         pruning = Pruning(len(tile), tile.rows.shape[1], tile.rows.nbytes)
     parts, n_changed = _label(tile, now, share, pruning)
@@ -142,7 +142,7 @@ def recall_labels(tile: tiles.Tile, now: Pass) -> None:
     """Give a tile the labels of a pass that is over."""
     known = memory.take(now.fit, tile.first)
     if known is None or known.number != now.number:
-        tiles.label(tile, pack_centers(now.centers, now.origin), 0, len(tile))
+        tiles.label(tile, RunCenters(now.centers, now.origin), 0, len(tile))
         known = Remembered(now.number, tile.labels, None, None)
     tile.adopt(known.labels)
     memory.keep(now.fit, tile.first, known)
@@ -158,7 +158,7 @@ def _label(
     def look_at_all() -> None:
         nonlocal parts, n_changed
         total = tiles.AssignmentSum(now.centers, now.origin)
-        n_changed = tiles.label(tile, total.packed, 0, share.cuts[0])
+        n_changed = tiles.label(tile, total.run_centers, 0, share.cuts[0])
         parts = add_begun(tile, total, share)  # labels on the way: rows are read once
         n_changed += sum(int(part[3][0]) for part in parts)
 

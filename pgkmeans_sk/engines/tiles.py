@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.closest import closest_of_clusters, own_sq_errors
 from pgkmeans_sk.engines.merging import row_dtype
 from pgkmeans_sk.engines.pruning import Pruning
+from pgkmeans_sk.engines.run_labels import RunCenters
 from pgkmeans_sk.kernels import distances, split
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.nearest import PackedCenters, add_up, assign_dense, pack_centers
@@ -88,15 +89,9 @@ class Tile:
 # ---------------------------------------------------------------- labels
 
 
-def label(tile: Tile, packed: PackedCenters, start: int, stop: int) -> int:
+def label(tile: Tile, centers: RunCenters, start: int, stop: int) -> int:
     """Label rows ``start:stop`` of a tile; returns how many labels changed."""
-    n_features = tile.rows.shape[1]
-    no_sums = np.empty((0, n_features)), np.empty(0), np.empty((0, 4))
-    unwanted = np.empty(0), np.empty(0, dtype=tile.rows.dtype)
-    changed, _ = assign_dense(
-        *tile.weighted_rows, start, stop, packed, False, tile.labels, *no_sums, *unwanted
-    )
-    return int(changed)
+    return centers.label(tile.rows, tile.weighted_rows, start, stop, tile.labels)
 
 
 def label_doubts(
@@ -142,8 +137,9 @@ class AssignmentSum:
     is_labelled: bool = False
 
     @cached_property
-    def packed(self) -> PackedCenters:
-        return pack_centers(self.centers, self.origin)
+    def run_centers(self) -> RunCenters:
+        """The centres, for runs that have no labels."""
+        return RunCenters(self.centers, self.origin)
 
     @cached_property
     def _exact_centers(self) -> FloatArray:
@@ -163,11 +159,9 @@ class AssignmentSum:
             rows = *tile.weighted_rows, start, stop, self._exact_centers, tile.labels
             add_up(*rows, *totals[:3])
             return
-        unwanted = np.empty(0), np.empty(0, dtype=tile.rows.dtype)
-        changed, _ = assign_dense(
-            *tile.weighted_rows, start, stop, self.packed, True, tile.labels, *totals[:3], *unwanted
+        totals[3][0] += self.run_centers.label(
+            tile.rows, tile.weighted_rows, start, stop, tile.labels, totals[:3]
         )
-        totals[3][0] += changed
 
 
 @dataclass(frozen=True)
@@ -295,7 +289,7 @@ def label_alone(
 ) -> NDArray[np.int32]:
     """Labels (m,) for ``centers``; those of the tile are left as they are."""
     part = Tile(tile.rows, None, 0)
-    label(part, pack_centers(centers, origin), 0, len(tile))
+    label(part, RunCenters(centers, origin), 0, len(tile))
     return part.labels
 
 

@@ -1,0 +1,78 @@
+"""What this process knows of the look in integers: whether it is there, and where it is quicker.
+
+Neither changes a result (``kernels/coarse.py``), so both are found out by the clock, once:
+
+* where the kernel is not there yet, passes go on without it until they have taken about as long as
+  compiling it takes, once for a machine;
+* which look is the quicker one depends on the processor and on the shape of the rows, so the first
+  pass of a kind takes both in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from pgkmeans_sk.kernels.coarse import assign_coarse
+from pgkmeans_sk.kernels.compile import lies_ready
+from pgkmeans_sk.kernels.integer_sweep import are_quick
+
+FEWEST_CENTERS = 32
+"""Fewer are looked at in full about as fast as rows are rounded to integers."""
+LEAST_WORK = 200_000_000
+"""Multiplications in a pass, about 3 ms. With fewer, bringing the centres into integers counts."""
+LEAST_RUN = 20_000_000
+"""Multiplications in one of many runs that share the centres."""
+PATIENCE = 3.0
+"""So many seconds of full passes go by before the kernel is compiled: about as long as that takes.
+A kernel that lies on disk is used at once."""
+
+Kind = tuple[np.dtype[Any], int, int]
+"""Passes of one kind are alike in which look is the quicker one."""
+
+_waited: dict[np.dtype[Any], float] = {}
+"""Seconds of full passes, for each dtype of rows; ``PATIENCE`` where the kernel is there."""
+_is_quicker: dict[Kind, bool] = {}
+"""What comparisons said."""
+
+
+def is_large(n_rows: int, n_centers: int, n_features: int, is_run: bool = False) -> bool:
+    """Whether a pass, or a run of rows in one, is so large that integers could make it shorter."""
+    work = n_rows * n_centers * n_features
+    least = LEAST_RUN if is_run else LEAST_WORK
+    return n_centers >= FEWEST_CENTERS and work >= least and are_quick()
+
+
+def kind_of(dtype: np.dtype[Any], n_centers: int, n_features: int) -> Kind:
+    """The kind of a pass over rows of this dtype."""
+    return dtype, n_features, n_centers.bit_length()
+
+
+def quicker(kind: Kind) -> bool | None:
+    """Whether passes of a kind are quicker in integers; None: not known."""
+    return _is_quicker.get(kind)
+
+
+def remember(kind: Kind, is_quicker: bool) -> None:
+    """Keep what a comparison has said."""
+    _is_quicker[kind] = is_quicker
+
+
+def is_ready(dtype: np.dtype[Any], arguments: tuple[Any, ...]) -> bool:
+    """Whether the kernel for such arguments is there, or was waited for long enough."""
+    if dtype not in _waited:
+        _waited[dtype] = PATIENCE if lies_ready(assign_coarse, *arguments) else 0.0
+    return _waited[dtype] >= PATIENCE
+
+
+@contextmanager
+def waiting(dtype: np.dtype[Any]) -> Iterator[None]:
+    """Within the block is a full pass that integers might have made shorter."""
+    begin = perf_counter()
+    yield
+    if dtype in _waited:
+        _waited[dtype] += perf_counter() - begin
