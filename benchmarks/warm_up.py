@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -13,11 +14,18 @@ from benchmarks.peers import OURS, PEERS
 
 @functools.cache
 def compile_for_long_fits(dtype: Any) -> None:
-    """Fit until ours has needed the kernel that small tables never do (engines/pruning.py)."""
+    """Fit until ours has needed the kernels that small tables never do.
+
+    They are those of ``engines/coarse_choice.py``, which would wait for some seconds of passes, and
+    of ``engines/pruning.py``.
+    """
     from pgkmeans_sk import PGKMeans
+    from pgkmeans_sk.engines import coarse_choice
 
     rows = np.random.default_rng(0).standard_normal((130_000, 8)).astype(dtype)
-    PGKMeans(1024, init=rows[:1024], n_init=1, max_iter=12, tol=0.0).fit(rows)
+    with mock.patch.object(coarse_choice, "PATIENCE", 0.0):
+        model = PGKMeans(1024, init=rows[:1024], n_init=1, max_iter=28, tol=0.0).fit(rows)
+        model.predict(rows)
 
 
 def warm_up(peer_name: str, X: data.Points, n_clusters: int, same_start: bool) -> None:

@@ -310,6 +310,7 @@ def test_the_kernel_is_waited_for(monkeypatch):
     """Until full passes have taken long enough, unless it lies ready."""
     for name in ("FEWEST_CENTERS", "LEAST_WORK"):
         monkeypatch.setattr(coarse_choice, name, 0)
+    monkeypatch.setattr(coarse_choice, "PATIENCE", 3.0)
     monkeypatch.setattr(coarse_choice, "_waited", {})
     monkeypatch.setattr(coarse_choice, "_is_quicker", Always())
     now = iter(np.arange(0.0, 1000.0, 1.2))  # each pass takes 1.2 seconds

@@ -27,7 +27,7 @@ LEAST_WORK = 200_000_000
 """Multiplications in a pass, about 3 ms. With fewer, bringing the centres into integers counts."""
 LEAST_RUN = 20_000_000
 """Multiplications in one of many runs that share the centres."""
-PATIENCE = 3.0
+PATIENCE = 5.0
 """So many seconds of full passes go by before the kernel is compiled: about as long as that takes.
 A kernel that lies on disk is used at once."""
 
@@ -35,7 +35,7 @@ Kind = tuple[np.dtype[Any], int, int]
 """Passes of one kind are alike in which look is the quicker one."""
 
 _waited: dict[np.dtype[Any], float] = {}
-"""Seconds of full passes, for each dtype of rows; ``PATIENCE`` where the kernel is there."""
+"""Seconds of full passes, for each dtype of rows; infinity once the kernel is used."""
 _is_quicker: dict[Kind, bool] = {}
 """What comparisons said."""
 
@@ -65,8 +65,10 @@ def remember(kind: Kind, is_quicker: bool) -> None:
 def is_ready(dtype: np.dtype[Any], arguments: tuple[Any, ...]) -> bool:
     """Whether the kernel for such arguments is there, or was waited for long enough."""
     if dtype not in _waited:
-        _waited[dtype] = PATIENCE if lies_ready(assign_coarse, *arguments) else 0.0
-    return _waited[dtype] >= PATIENCE
+        _waited[dtype] = np.inf if lies_ready(assign_coarse, *arguments) else 0.0
+    if _waited[dtype] >= PATIENCE:
+        _waited[dtype] = np.inf
+    return _waited[dtype] == np.inf
 
 
 @contextmanager
