@@ -124,6 +124,18 @@ class SmallStart:
 
 
 @dataclass(frozen=True)
+class SmallLloyd:
+    """How an engine that can iterate in one go is to do it (``pipeline/lloyd.py``)."""
+
+    max_iter: int
+    threshold: float  # of the squared moves' sum, at which no more iterations are made
+    accelerate: bool
+    relaxation: float
+    stall_window: int
+    stall_share: float  # of the inertia; what an iteration with momentum has to gain
+
+
+@dataclass(frozen=True)
 class RepairRecord:
     """One pass that filled empty clusters (algorithm of Section "cautious partitioning").
 

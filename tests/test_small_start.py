@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits, load_iris
 
 from pgkmeans_sk import PGKMeans
-from pgkmeans_sk.engines import numba_start
+from pgkmeans_sk.engines import small_kernels
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.engines.numba_start import is_small
 from pgkmeans_sk.kernels import small_slots as module
@@ -30,7 +30,7 @@ PLAN = starts.small_plan(starts.DEFAULT_RULE)
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Compile the kernel when it is first wanted."""
-    monkeypatch.setattr(numba_start, "PATIENCE", 0)
+    monkeypatch.setattr(small_kernels, "PATIENCE", 0)
 
 
 def fitted(X, n_clusters, weights=None):
@@ -137,9 +137,9 @@ def test_the_kernel_is_what_runs():
 
 
 def test_the_kernel_is_compiled_when_it_was_wanted_often(monkeypatch):
-    monkeypatch.setattr(numba_start, "PATIENCE", 3)
-    monkeypatch.setattr(numba_start, "_n_waited", {})
-    monkeypatch.setattr(numba_start, "lies_ready", lambda *_: False)
+    monkeypatch.setattr(small_kernels, "PATIENCE", 3)
+    monkeypatch.setattr(small_kernels, "_n_waited", {})
+    monkeypatch.setattr(small_kernels, "lies_ready", lambda *_: False)
     engine = NumbaEngine(load_iris().data, None)
     found = [engine.small_start(8, PLAN) is not None for _ in range(5)]
     assert found == [False, False, False, True, True]
@@ -147,8 +147,8 @@ def test_the_kernel_is_compiled_when_it_was_wanted_often(monkeypatch):
 
 def test_a_kernel_that_lies_ready_is_used_at_once(monkeypatch):
     NumbaEngine(load_iris().data, None).small_start(8, PLAN)  # it is there now
-    monkeypatch.setattr(numba_start, "PATIENCE", 3)
-    monkeypatch.setattr(numba_start, "_n_waited", {})
+    monkeypatch.setattr(small_kernels, "PATIENCE", 3)
+    monkeypatch.setattr(small_kernels, "_n_waited", {})
     assert NumbaEngine(load_iris().data, None).small_start(8, PLAN) is not None
 
 
@@ -213,10 +213,22 @@ def test_race_is_won_by_the_better_tree():
 # ------------------------------------------------------------------ sums as NumPy has them
 
 
+@numba.njit
+def sum_of_many(values):
+    return module.sum_of_many(values)
+
+
 @pytest.mark.parametrize("n", [*range(1, 20), 63, 64, 65, 127, 128])
 def test_sums_are_those_of_numpy(n):
     values = np.random.default_rng(n).standard_normal(n) ** 9
     assert numba.njit(lambda x: module.sum_of(x))(values) == values.sum()
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 128, 129, 136, 137, 255, 256, 257, 1000, 4096, 8192, 9999])
+def test_long_sums_are_those_of_numpy(n):
+    values = np.random.default_rng(n).standard_normal(n) ** 9
+    assert sum_of_many(values) == values.sum()
+    assert sum_of_many(values.reshape(-1, 1).copy().ravel()) == values.reshape(-1, 1).sum()
 
 
 def test_order_falls_and_keeps_equals():

@@ -16,72 +16,9 @@ from __future__ import annotations
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel, part
-from pgkmeans_sk.kernels.linked import call_for_nothing, call_for_two_floats, call_for_two_ints
-from pgkmeans_sk.kernels.nearest import PackedCenters, fill_panels
-from pgkmeans_sk.kernels.small_slots import copy_numbers, sort_falling, sum_of
+from pgkmeans_sk.kernels.linked import call_for_nothing, call_for_two_floats
+from pgkmeans_sk.kernels.small_slots import assign_slot, copy_numbers, rests, sort_falling
 from pgkmeans_sk.kernels.split import AT_BEST, PRINCIPAL
-
-
-@part
-def assign_slot(
-    points, weights, weight_step, addresses,
-    frame,  # IN PackedCenters without centres; its panels and starts are room to work in
-    padding,  # IN float, where the accumulators of centres that do not exist start
-    no_bounds,  # IN (0,) float
-    slots,  # INOUT Slots
-    slot,  # IN which
-):  # fmt: skip
-    """A pass over the rows for the centres of a slot; whether all of them own rows."""
-    centers, means, sizes = slots.centers[slot], slots.means[slot], slots.sizes[slot]
-    sq_errors, errors, utilities = slots.sq_errors[slot], slots.errors[slot], slots.utilities[slot]
-    n_clusters, n_features = centers.shape
-    real = frame.panels.dtype.type
-    for j in range(n_clusters):
-        sizes[j] = utilities[j] = 0.0
-        for lane in range(4):
-            sq_errors[j, lane] = 0.0
-        for t in range(n_features):
-            means[j, t] = 0.0
-            centers[j, t] = real(centers[j, t])
-    for place in range(frame.starts.size):
-        frame.starts[place] = padding
-    norm = fill_panels(centers, frame.origin, frame.order, frame.kappa, frame.panels, frame.starts)
-    packed = PackedCenters(
-        centers, frame.origin, frame.panels, frame.starts, frame.order,
-        frame.kappa if norm < frame.largest else np.inf, frame.smallest, frame.largest,
-    )  # fmt: skip
-    labels = slots.labels[slot]
-    changed, _ = call_for_two_ints(
-        addresses.assign,
-        (points, weights, weight_step, np.int64(0), np.int64(labels.size), packed, True, labels,
-         means, sizes, sq_errors, utilities, no_bounds),
-    )  # fmt: skip
-    slots.changed[slot] = changed
-    all_own = True
-    for j in range(n_clusters):
-        if not sizes[j] > 0.0:
-            all_own = False
-        errors[j] = ((sq_errors[j, 0] + sq_errors[j, 1]) + sq_errors[j, 2]) + sq_errors[j, 3]
-        for t in range(n_features):
-            means[j, t] = means[j, t] / sizes[j] + centers[j, t]
-    slots.inertias[slot] = sum_of(errors)
-    return all_own
-
-
-@part
-def rests(
-    slots,  # IN Slots
-    slot,  # IN which
-    eps,  # IN float64, of the data's dtype
-):
-    """Whether the centres of a slot are the means, up to rounding (``pipeline/lloyd.py``)."""
-    centers, means = slots.centers[slot], slots.means[slot]
-    largest = farthest = 0.0
-    for j in range(centers.shape[0]):
-        for t in range(centers.shape[1]):
-            largest = max(largest, abs(means[j, t]))
-            farthest = max(farthest, abs(means[j, t] - centers[j, t]))
-    return farthest <= 8.0 * eps * largest
 
 
 @part
@@ -230,7 +167,7 @@ def take_steps(
             copy_numbers(slots.means[now], slots.centers[slot])
             copy_numbers(slots.labels[now], slots.labels[slot])
         if not assign_slot(
-            points, weights, weight_step, addresses, frame, padding, no_bounds, slots, slot
+            points, weights, weight_step, addresses.assign, frame, padding, no_bounds, slots, slot
         ):
             return -1
         if step > 0:
