@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,15 @@ class SmallStart:
     n_two_means: int
     shares_of_utility: tuple[float, float]
     smallest_gain: float
+    hopeless_share: float
+
+
+class Started(NamedTuple):
+    """What an engine has found of a start in one go."""
+
+    centers: NDArray[np.floating]
+    inertia: float | None  # None: these are the leaves of the tree, of which some own no rows
+    is_settled: bool = False  # whether not even the best move would pay
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits, load_iris
+from sklearn.datasets import load_digits, load_iris, make_blobs
 
 from pgkmeans_sk import PGKMeans
 from pgkmeans_sk.engines import small_kernels
@@ -22,6 +22,9 @@ from pgkmeans_sk.kernels.linked import (
     call_for_two_ints,
 )
 from pgkmeans_sk.pipeline import starts
+from pgkmeans_sk.pipeline.empty_clusters import settle
+from pgkmeans_sk.pipeline.exchange import rebalance
+from pgkmeans_sk.pipeline.partition import partition
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 
 PLAN = starts.small_plan(starts.DEFAULT_RULE)
@@ -87,11 +90,11 @@ def test_weights_that_lie_apart(long_way):
     X, wide = load_iris().data, np.random.default_rng(0).random((150, 3))
     for weights in (wide[:, 1], wide[:, 1].copy()):
         found = NumbaEngine(X, weights).small_start(6, PLAN)
-        assert found is not None
-        assert found[1] == NumbaEngine(X, wide[:, 1].copy()).assign(found[0]).inertia
+        assert found.inertia == NumbaEngine(X, wide[:, 1].copy()).assign(found.centers).inertia
     weights = wide[::-1, 1]
     found = NumbaEngine(X[::-1], weights).small_start(6, PLAN)
-    assert found[1] == NumbaEngine(X[::-1].copy(), weights.copy()).assign(found[0]).inertia
+    alike = NumbaEngine(X[::-1].copy(), weights.copy())
+    assert found.inertia == alike.assign(found.centers).inertia
 
 
 @given(
@@ -127,10 +130,9 @@ def _ignoring_warnings(*arguments):
 def test_the_kernel_is_what_runs():
     # Or else the tests above would compare the pipeline with itself.
     found = NumbaEngine(load_iris().data, None).small_start(8, PLAN)
-    assert found is not None
-    centers, inertia = found
-    assert centers.shape == (8, 4)
-    assert inertia == pytest.approx(NumbaEngine(load_iris().data, None).assign(centers).inertia)
+    assert found.centers.shape == (8, 4)
+    alone = NumbaEngine(load_iris().data, None).assign(found.centers)
+    assert found.inertia == pytest.approx(alone.inertia)
 
 
 # ------------------------------------------------------------------ when it is compiled
@@ -203,11 +205,48 @@ def test_race_is_won_by_the_better_tree():
     journal = Journal()
     state = starts._race(NumbaEngine(X, None), Settings(8), journal)
     each = [
-        NumbaEngine(X, None).small_start(8, starts.small_plan(rule))[1]
+        NumbaEngine(X, None).small_start(8, starts.small_plan(rule)).inertia
         for rule in (starts.DEFAULT_RULE, starts.RIVAL_RULE)
     ]
     assert state.inertia == pytest.approx(min(each))
     assert journal.start == ["partition-principal-error", "partition-ball"][int(np.argmin(each))]
+
+
+def test_an_empty_leaf_is_left_to_the_pipeline_and_the_rest_is_not():
+    engine, plan = NumbaEngine(load_iris().data, None), starts.small_plan(starts.RIVAL_RULE)
+    found = engine.small_start(32, plan)
+    assert found.inertia is None
+    np.testing.assert_array_equal(found.centers, partition(engine, 32, starts.RIVAL_RULE))
+    journal = Journal()
+    state = settle(engine, found.centers, Settings(32), journal)
+    assert journal.repairs
+    mended = engine.small_start(32, plan, state.centers)
+    expected, _ = rebalance(engine, state, Settings(32), Journal(), starts.SAMPLE_ROUNDS)
+    assert mended.inertia == expected.inertia < state.inertia
+    np.testing.assert_array_equal(mended.centers, expected.centers)
+    grown = starts._grow(engine, starts.RIVAL_RULE, Settings(32))
+    assert grown.centers.tobytes() == expected.centers.tobytes()
+    assert grown.repairs == journal.repairs
+
+
+@pytest.mark.parametrize("in_one_go", [False, True])
+@pytest.mark.parametrize(("spread", "is_settled"), [(0.5, True), (8.0, False)])
+def test_no_race_where_the_first_tree_is_hardly_to_be_improved(
+    monkeypatch, in_one_go, spread, is_settled
+):
+    X = make_blobs(300, 8, centers=6, cluster_std=spread, random_state=0)[0]
+    if not in_one_go:
+        monkeypatch.setattr(NumbaEngine, "small_start", lambda *_: None)
+    grown, grow = [], starts._grow
+
+    def spy(engine, rule, settings):
+        grown.append(grow(engine, rule, settings))
+        return grown[-1]
+
+    monkeypatch.setattr(starts, "_grow", spy)
+    starts._race(NumbaEngine(X, None), Settings(6), Journal())
+    assert len(grown) == (1 if is_settled else 2)
+    assert grown[0].is_settled == is_settled
 
 
 # ------------------------------------------------------------------ sums as NumPy has them

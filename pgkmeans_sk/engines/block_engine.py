@@ -235,7 +235,9 @@ class BlockEngine:
         """Whether all rows may be brought into memory."""
         return fits_memory(self.n_rows, self.n_features, n_clusters)
 
-    def small_start(self, n_clusters: int, plan: SmallStart) -> None:
+    def small_start(
+        self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
+    ) -> None:
         return None
 
     def small_lloyd(self, state: State, plan: SmallLloyd) -> None:

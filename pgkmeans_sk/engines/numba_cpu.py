@@ -41,6 +41,7 @@ from pgkmeans_sk.results import (
     SizeLimits,
     SmallLloyd,
     SmallStart,
+    Started,
     State,
 )  # fmt: skip
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
@@ -307,14 +308,14 @@ class NumbaEngine:
         return self._node_rows.cut(nodes, fractions, rule, n_two_means)
 
     def small_start(
-        self, n_clusters: int, plan: SmallStart
-    ) -> tuple[NDArray[np.floating], float] | None:
+        self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
+    ) -> Started | None:
         if self._is_sparse or not is_small(self.n_rows, self.n_features, n_clusters):
             return None
         self._gather_rows()
         rows = self._points, self._weights, self._weight_step
         about = self._present(), self.n_rows, self._origin
-        return start_of_small_table(rows, *about, n_clusters, plan)
+        return start_of_small_table(rows, *about, n_clusters, plan, leaves)
 
     def small_lloyd(self, state: State, plan: SmallLloyd) -> tuple[State, int, bool] | None:
         if self._is_sparse or not has_one_chunk(self.n_rows, *state.centers.shape[::-1]):

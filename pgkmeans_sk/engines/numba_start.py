@@ -19,8 +19,8 @@ from pgkmeans_sk.kernels import split
 from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.nearest import PackedCenters, room_for_centers
 from pgkmeans_sk.kernels.small_slots import Addresses, new_nodes, new_slots
-from pgkmeans_sk.kernels.small_start import start_small
-from pgkmeans_sk.results import IntArray, SmallStart
+from pgkmeans_sk.kernels.small_start import NOT_GROWN, NOT_MENDED, SETTLED, start_small
+from pgkmeans_sk.results import IntArray, SmallStart, Started
 
 _RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
 
@@ -41,8 +41,9 @@ def start_of_small_table(
     origin: NDArray[Any],
     n_clusters: int,
     plan: SmallStart,
-) -> tuple[NDArray[np.floating], float] | None:
-    """Centres (K, d) and their inertia, or None where only the pipeline gets on.
+    leaves: NDArray[np.floating] | None,
+) -> Started | None:
+    """What the kernel finds, or None where only the pipeline gets on.
 
     Parameters
     ----------
@@ -56,29 +57,40 @@ def start_of_small_table(
         A point near the rows, of their dtype.
     plan : SmallStart
         What the pipeline would do.
+    leaves : ndarray of shape (K, d), or None
+        The leaves of a tree, each of which owns rows; None if a tree is to be grown.
     """
     n_features = len(origin)
     kind = kind_of(rows[0].base, rows[1], present)
     mean, found = np.empty(n_features), np.zeros((n_clusters, n_features))
+    if leaves is not None:
+        found[:] = leaves
 
     def make_arguments() -> tuple[Any, ...]:
         frame = room_for_centers(n_clusters, origin)
         return (
             *rows, new_slots(3, n_clusters, n_features, n_rows, with_utilities=True),
-            new_nodes(n_clusters, n_features, present),
-            np.empty((2, n_clusters)), np.empty((6, n_clusters), dtype=np.int64), mean,
-            _RULES[plan.cut], plan.share == "error", frame, np.empty(0, dtype=origin.dtype),
+            new_nodes(n_clusters, n_features, present), np.empty((2, n_clusters)),
+            np.empty((6, n_clusters), dtype=np.int64), mean, leaves is not None, _RULES[plan.cut],
+            plan.share == "error", frame, np.empty(0, dtype=origin.dtype),
             float(np.finfo(origin.dtype).eps), _addresses(kind, rows, frame, present),
             plan.n_steps, plan.max_rounds, max(1, int(plan.donor_share * n_clusters)),
-            plan.n_two_means, *plan.shares_of_utility, plan.smallest_gain, found,
+            plan.n_two_means, *plan.shares_of_utility, plan.smallest_gain, plan.hopeless_share,
+            found,
         )  # fmt: skip
 
     arguments = arguments_for(start_small, kind, make_arguments)
     if arguments is None:
         return None
-    split.node_moments(*rows, present, 0, len(present), mean)
-    inertia = start_small(*arguments)
-    return None if inertia < 0.0 else (found.astype(origin.dtype), float(inertia))
+    if leaves is None:
+        split.node_moments(*rows, present, 0, len(present), mean)
+    progress, inertia = start_small(*arguments)
+    if progress == NOT_GROWN:
+        return None
+    centers = found.astype(origin.dtype)
+    if progress == NOT_MENDED:
+        return Started(centers, None)
+    return Started(centers, float(inertia), progress == SETTLED)
 
 
 _known: dict[Any, Addresses] = {}

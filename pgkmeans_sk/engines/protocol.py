@@ -25,6 +25,7 @@ from pgkmeans_sk.results import (
     SizeLimits,
     SmallLloyd,
     SmallStart,
+    Started,
     State,
 )  # fmt: skip
 
@@ -119,9 +120,9 @@ class Engine(Protocol):
         """
 
     def small_start(
-        self, n_clusters: int, plan: SmallStart
-    ) -> tuple[NDArray[np.floating], float] | None:
-        """Centres (K, d) of a tree whose errors are mended, and their inertia, found in one go.
+        self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
+    ) -> Started | None:
+        """A tree whose errors are mended, found in one go; or only mended, if it has ``leaves``.
 
         The same as the pipeline would find. None where the engine, or its rows, are not made for
         that: large tables, or rows too much alike. Labels are left as they are.

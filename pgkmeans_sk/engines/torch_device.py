@@ -292,7 +292,9 @@ class TorchEngine:
                 block = slice(first + start, first + stop)
                 yield block, sq_distances(rows[start:stop], exact[self._labels[block]])
 
-    def small_start(self, n_clusters: int, plan: SmallStart) -> None:
+    def small_start(
+        self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
+    ) -> None:
         return None
 
     def small_lloyd(self, state: State, plan: SmallLloyd) -> None:

@@ -6,7 +6,7 @@ rows in memory; what they loop over are the same kernels (``linked.py``). The re
 bits, which ``tests/test_small_start.py`` holds against the pipeline.
 
 Only what is common is here: where a cluster comes out empty, or a node has no two distinct rows,
-the kernel gives up, and the pipeline begins anew.
+the kernel gives up, and the pipeline goes on from the leaves of the tree, or begins anew.
 
 What it works on is in ``small_slots.py``.
 """
@@ -204,6 +204,11 @@ def make_moves(
             centers[givers[k], t] = child_means[cut, 1, t]
 
 
+NOT_GROWN, NOT_MENDED, MENDED, SETTLED = 0, 1, 2, 3
+"""How far a start got: no tree; a tree with an empty leaf; a tree whose errors are mended; one that
+is hardly to be improved."""
+
+
 @kernel
 def start_small(
     points,  # IN DensePoints
@@ -214,6 +219,7 @@ def start_small(
     numbers,  # WORK (2, K) float64
     lists,  # WORK (6, K) int64
     root_mean,  # IN (d,) float64, the mean of these rows
+    has_leaves,  # IN bool, whether ``found`` holds a tree's leaves already
     rule,  # IN split.BALL or split.PRINCIPAL
     by_error,  # IN bool, whether leaves are shared by error
     frame,  # IN PackedCenters: origin, panels of zeros, order of the centres, error bounds
@@ -225,20 +231,21 @@ def start_small(
     n_donors, n_two_means,  # IN as in survey
     bold, careful,  # IN float64, the share of the utility that a move has to gain
     smallest_gain,  # IN float64; after a round that gains less, moves are made less boldly
-    found,  # OUT (K, d) float64, the centres
+    hopeless,  # IN float64, the share of the utility below which not even the best move pays
+    found,  # INOUT (K, d) float64, the centres; leaves where errors could not be mended
 ):  # fmt: skip
-    """Tree and moves (``pipeline/starts.py``); returns the inertia, -1 if the pipeline has to."""
+    """Tree and moves (``pipeline/starts.py``); returns how far it got, and the inertia."""
     n_clusters = found.shape[0]
     scatters, gains = numbers[0], numbers[1]
     position, by_utility, donors, givers, leaves = lists[0], lists[1], lists[2], lists[3], lists[4]
     by_gain = lists[5, :n_donors]
     padding = frame.starts[0]  # no centres yet
 
-    if not grow_tree(
-        points, weights, weight_step, addresses, rule, by_error, root_mean, nodes, leaves,
-        slots.centers[0],
-    ):  # fmt: skip
-        return -1.0
+    if not has_leaves and not grow_tree(
+        points, weights, weight_step, addresses, rule, by_error, root_mean, nodes, leaves, found
+    ):
+        return NOT_GROWN, 0.0
+    copy_numbers(found, slots.centers[0])
     trial, spare, state = 0, 1, 2
     share, limit = bold, n_clusters
     n_moves, n_failed, n_givers, is_surveyed = 0, 0, 0, False
@@ -250,7 +257,7 @@ def start_small(
                 slots, trial, spare,
             )  # fmt: skip
             if end < 0:
-                return -1.0
+                return NOT_MENDED, 0.0
             trial, spare = end, trial + spare - end
             gain = 1.0 if number == 0 else 1.0 - slots.inertias[trial] / slots.inertias[state]
             n_failed = n_moves
@@ -276,4 +283,5 @@ def start_small(
             break
         make_moves(slots, state, trial, n_moves, donors, by_gain, givers, nodes.child_means)
     copy_numbers(slots.centers[state], found)
-    return slots.inertias[state]
+    is_settled = is_surveyed and (gains[by_gain[0]] <= hopeless * slots.utilities[state][givers[0]])
+    return SETTLED if is_settled else MENDED, slots.inertias[state]

@@ -35,17 +35,23 @@ SMALLEST_GAIN = 1e-3
 """Relative to the inertia; after a round that gains less, moves are made less boldly."""
 
 
+HOPELESS_SHARE = 0.1
+"""A state whose best move gains at most this share of what it may cost is hardly to be improved by
+any other moves either: clusters lie well apart, and each is one."""
+
+
 def rebalance(
     engine: Engine, state: State, settings: Settings, journal: Journal, max_rounds: int
-) -> State:
+) -> tuple[State, bool]:
     """Alternate rounds of moves with a few Lloyd steps, until they gain too little.
 
     The inertia of the result is never above that of ``state``, and the engine's labels are its own.
+    Returns it, and whether it is hardly to be improved (``HOPELESS_SHARE``).
     """
     few_steps = replace(settings, max_iter=STEPS_BETWEEN, accelerate=False, tol=0.0)
     state, _, _ = lloyd(engine, state, few_steps, Journal())
     if len(state.assignment.empty) or settings.n_clusters < 3:
-        return state
+        return state, False
     shares = iter(SHARES_OF_UTILITY)
     share, limit = next(shares), settings.n_clusters
     moves: Moves | None = None  # from ``state``
@@ -74,7 +80,7 @@ def rebalance(
                 limit = min(limit, n_moves) // 2
     if n_failed:
         engine.assign(state.centers)  # the engine's labels are those of the state again
-    return state
+    return state, moves is not None and moves.are_hopeless()
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,10 @@ class Moves:
         n_pairs = min(len(self.givers), most_moves)
         pays = self.gains[:n_pairs] > share_of_utility * self.prices[:n_pairs]
         return int(np.count_nonzero(pays))
+
+    def are_hopeless(self) -> bool:
+        """Whether not even the first move comes near to what it may cost."""
+        return bool(self.gains[0] <= HOPELESS_SHARE * self.prices[0])
 
     def made(
         self, n_moves: int, settings: Settings, dtype: np.dtype[np.floating]
