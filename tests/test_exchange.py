@@ -8,7 +8,7 @@ from scipy import sparse
 
 from pgkmeans_sk.pipeline import exchange as module
 from pgkmeans_sk.pipeline.empty_clusters import settle
-from pgkmeans_sk.pipeline.exchange import Moves, rebalance, survey
+from pgkmeans_sk.pipeline.exchange import Moves, is_settled, rebalance, survey
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 from tests import reference
 from tests.test_empty_clusters import assert_state_belongs, column
@@ -111,9 +111,6 @@ def test_moves_that_do_not_pay_are_taken_back(engine, monkeypatch):
     asked, made = [], []
 
     class Senseless(Moves):
-        def are_hopeless(self):
-            return False
-
         def n_worthwhile(self, share, limit):
             asked.append((share, limit))
             return min(3, limit)
@@ -222,3 +219,38 @@ def test_rebalance_never_raises_the_inertia(engine, form, problem, max_rounds):
     assert found.centers.dtype == X.dtype
     assert_state_belongs(opened, found, X, weights)
     assert len(found.assignment.empty) == len(state.assignment.empty)
+
+
+# ------------------------------------------------------------------ when to stop looking
+
+
+@pytest.mark.parametrize(
+    ("centers", "expected"),
+    [
+        (column(1, 101, 201, 301), True),  # each a cluster of its own
+        (column(0.5, 2, 151, 301), False),  # one is cut, and two are together
+        (column(1, 100, 102, 201, 301), False),  # to lose a part costs little
+    ],
+)
+def test_what_is_hardly_to_be_improved(engine, centers, expected):
+    X = column(*(place + step for place in (0, 100, 200, 300) for step in (0, 1, 2)))
+    opened, settings = engine(X), Settings(len(centers))
+    state = settled(opened, centers)
+    assert is_settled(opened, state, settings, survey(opened, state, settings)) == expected
+    assert not is_settled(opened, state, settings, None)
+
+
+def test_a_bunch_that_is_cut_in_two_is_seen_though_both_parts_are_donors(engine):
+    # The others lie far apart: beside what they cost, to cut a part once more gains nothing.
+    rng = np.random.default_rng(0)
+    bunch = rng.standard_normal((400, 2))
+    places = 1e3 * np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [1, 1]])
+    X = np.concatenate([bunch, np.repeat(places, 10, axis=0) + rng.random((50, 2))])
+    is_left = bunch[:, 0] < 0
+    centers = np.stack([bunch[is_left].mean(axis=0), bunch[~is_left].mean(axis=0), *places])
+    opened, settings = engine(X), Settings(len(centers))
+    state = settled(opened, centers)
+    moves = survey(opened, state, settings)
+    assert sorted(moves.donors) == [0, 1]
+    assert moves.gains[0] < 0.01 * moves.prices[0]
+    assert not is_settled(opened, state, settings, moves)

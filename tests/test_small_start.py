@@ -224,7 +224,7 @@ def test_an_empty_leaf_is_left_to_the_pipeline_and_the_rest_is_not():
     expected, _ = rebalance(engine, state, Settings(32), Journal(), starts.SAMPLE_ROUNDS)
     assert mended.inertia == expected.inertia < state.inertia
     np.testing.assert_array_equal(mended.centers, expected.centers)
-    grown = starts._grow(engine, starts.RIVAL_RULE, Settings(32))
+    grown = starts._grow(engine, starts.RIVAL_RULE, Settings(32), judged=True)
     assert grown.centers.tobytes() == expected.centers.tobytes()
     assert grown.repairs == journal.repairs
 
@@ -239,8 +239,8 @@ def test_no_race_where_the_first_tree_is_hardly_to_be_improved(
         monkeypatch.setattr(NumbaEngine, "small_start", lambda *_: None)
     grown, grow = [], starts._grow
 
-    def spy(engine, rule, settings):
-        grown.append(grow(engine, rule, settings))
+    def spy(*arguments):
+        grown.append(grow(*arguments))
         return grown[-1]
 
     monkeypatch.setattr(starts, "_grow", spy)

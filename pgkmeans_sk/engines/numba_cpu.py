@@ -327,7 +327,7 @@ class NumbaEngine:
             return None
         self._labels[:] = found.labels
         self._before = self._utilities = None
-        self._found = found.state.centers, found.state.assignment
+        self._found = found.state.centers.copy(), found.state.assignment
         return found.state, found.n_iter, found.converged
 
     # ---------------------------------------------------------------- single rows

@@ -231,14 +231,13 @@ def start_small(
     n_donors, n_two_means,  # IN as in survey
     bold, careful,  # IN float64, the share of the utility that a move has to gain
     smallest_gain,  # IN float64; after a round that gains less, moves are made less boldly
-    hopeless,  # IN float64, the share of the utility below which not even the best move pays
+    hopeless,  # IN float64, what share of the utility is hopeless (``pipeline/exchange.py``)
     found,  # INOUT (K, d) float64, the centres; leaves where errors could not be mended
 ):  # fmt: skip
     """Tree and moves (``pipeline/starts.py``); returns how far it got, and the inertia."""
     n_clusters = found.shape[0]
     scatters, gains = numbers[0], numbers[1]
     position, by_utility, donors, givers, leaves = lists[0], lists[1], lists[2], lists[3], lists[4]
-    by_gain = lists[5, :n_donors]
     padding = frame.starts[0]  # no centres yet
 
     if not has_leaves and not grow_tree(
@@ -248,7 +247,7 @@ def start_small(
     copy_numbers(found, slots.centers[0])
     trial, spare, state = 0, 1, 2
     share, limit = bold, n_clusters
-    n_moves, n_failed, n_givers, is_surveyed = 0, 0, 0, False
+    n_moves, n_failed, n_givers, is_surveyed, is_settled = 0, 0, 0, False, False
     for number in range(max_rounds + 1):  # the first one takes the tree's centres as they are
         gain = 0.0
         if number == 0 or n_moves != n_failed:
@@ -270,18 +269,23 @@ def start_small(
             share = careful
         if number == max_rounds or slots.inertias[state] == 0.0 or n_clusters < 3:
             break
-        if not is_surveyed:
-            n_givers = survey(
-                points, weights, weight_step, addresses, slots, state, n_donors, n_two_means,
-                nodes, scatters, gains, position, by_utility, donors, by_gain, givers,
-            )  # fmt: skip
-            is_surveyed = True
-        n_moves = count_moves(
-            gains, by_gain, slots.utilities[state], givers, min(n_givers, limit), share
-        )
+        utilities = slots.utilities[state]
+        for n_asked in (n_donors, n_clusters):
+            by_gain = lists[5, :n_asked]
+            if not is_surveyed or n_asked > n_donors:
+                n_givers = survey(
+                    points, weights, weight_step, addresses, slots, state, n_asked, n_two_means,
+                    nodes, scatters, gains, position, by_utility, donors, by_gain, givers,
+                )  # fmt: skip
+                is_surveyed = True
+            if n_asked > n_donors:
+                is_settled = gains[by_gain[0]] <= hopeless * utilities[by_utility[0]]
+                break
+            n_moves = count_moves(gains, by_gain, utilities, givers, min(n_givers, limit), share)
+            if n_moves > 0 or not gains[by_gain[0]] <= hopeless * utilities[givers[0]]:
+                break
         if n_moves == 0:
             break
         make_moves(slots, state, trial, n_moves, donors, by_gain, givers, nodes.child_means)
     copy_numbers(slots.centers[state], found)
-    is_settled = is_surveyed and (gains[by_gain[0]] <= hopeless * slots.utilities[state][givers[0]])
     return SETTLED if is_settled else MENDED, slots.inertias[state]

@@ -36,22 +36,21 @@ SMALLEST_GAIN = 1e-3
 
 
 HOPELESS_SHARE = 0.1
-"""A state whose best move gains at most this share of what it may cost is hardly to be improved by
-any other moves either: clusters lie well apart, and each is one."""
+"""A move that gains at most this share of what it may cost is not worth a thought."""
 
 
 def rebalance(
     engine: Engine, state: State, settings: Settings, journal: Journal, max_rounds: int
-) -> tuple[State, bool]:
+) -> tuple[State, Moves | None]:
     """Alternate rounds of moves with a few Lloyd steps, until they gain too little.
 
     The inertia of the result is never above that of ``state``, and the engine's labels are its own.
-    Returns it, and whether it is hardly to be improved (``HOPELESS_SHARE``).
+    Returns it, and the moves from there, if they are known.
     """
     few_steps = replace(settings, max_iter=STEPS_BETWEEN, accelerate=False, tol=0.0)
     state, _, _ = lloyd(engine, state, few_steps, Journal())
     if len(state.assignment.empty) or settings.n_clusters < 3:
-        return state, False
+        return state, None
     shares = iter(SHARES_OF_UTILITY)
     share, limit = next(shares), settings.n_clusters
     moves: Moves | None = None  # from ``state``
@@ -80,7 +79,19 @@ def rebalance(
                 limit = min(limit, n_moves) // 2
     if n_failed:
         engine.assign(state.centers)  # the engine's labels are those of the state again
-    return state, moves is not None and moves.are_hopeless()
+    return state, moves
+
+
+def is_settled(engine: Engine, state: State, settings: Settings, moves: Moves | None) -> bool:
+    """Whether the state, with these ``moves``, is hardly to be improved by any others.
+
+    That is so where clusters lie well apart, and each of them is one: to cut any of them would gain
+    next to nothing beside what it costs to lose another.
+    """
+    if moves is None or not moves.gains[0] <= HOPELESS_SHARE * moves.prices[0]:
+        return False
+    gains = survey(engine, state, settings, settings.n_clusters).gains
+    return bool(gains[0] <= HOPELESS_SHARE * engine.utilities(state.centers).min())
 
 
 @dataclass(frozen=True)
@@ -104,10 +115,6 @@ class Moves:
         pays = self.gains[:n_pairs] > share_of_utility * self.prices[:n_pairs]
         return int(np.count_nonzero(pays))
 
-    def are_hopeless(self) -> bool:
-        """Whether not even the first move comes near to what it may cost."""
-        return bool(self.gains[0] <= HOPELESS_SHARE * self.prices[0])
-
     def made(
         self, n_moves: int, settings: Settings, dtype: np.dtype[np.floating]
     ) -> NDArray[np.floating]:
@@ -119,10 +126,10 @@ class Moves:
         return settings.place(centroids, self.state.centers, dtype)
 
 
-def survey(engine: Engine, state: State, settings: Settings) -> Moves:
+def survey(engine: Engine, state: State, settings: Settings, n_donors: int | None = None) -> Moves:
     """Partition the worst clusters on trial, and find the centres that could be spared."""
     utilities = engine.utilities(state.centers)
-    n_donors = max(1, int(DONOR_SHARE * settings.n_clusters))
+    n_donors = n_donors or max(1, int(DONOR_SHARE * settings.n_clusters))
     donors = np.argsort(-state.assignment.sq_errors, kind="stable")[:n_donors]
     nodes = engine.open_clusters(donors)
     cut = engine.cut(nodes, np.full(n_donors, -1.0), "principal", TWO_MEANS_STEPS)

@@ -24,6 +24,7 @@ from pgkmeans_sk.pipeline.exchange import (
     SMALLEST_GAIN,
     STEPS_BETWEEN,
     TWO_MEANS_STEPS,
+    is_settled,
     rebalance,
 )
 from pgkmeans_sk.pipeline.lloyd import lloyd
@@ -111,7 +112,8 @@ def _race(engine: Engine, settings: Settings, journal: Journal) -> State:
         rules["partition-ball"] = RIVAL_RULE
     best: _Grown | None = None
     for name, rule in rules.items():
-        grown = _grow(engine, rule, settings)
+        could_stop = best is None and len(rules) > 1
+        grown = _grow(engine, rule, settings, could_stop)
         # Both often end in the same clusters: rounding must not decide which numbers they have.
         if best is None or grown.inertia < best.inertia * (1.0 - 1e-9):
             best, journal.start = grown, name
@@ -122,11 +124,11 @@ def _race(engine: Engine, settings: Settings, journal: Journal) -> State:
     return State(best.centers, engine.assign(best.centers))  # the engine's labels are its own
 
 
-def small_plan(rule: PartitionRule) -> SmallStart:
+def small_plan(rule: PartitionRule, judged: bool = True) -> SmallStart:
     """What ``_grow`` does, for an engine that can do it in one go."""
     return SmallStart(
         rule.cut, rule.share, STEPS_BETWEEN, SAMPLE_ROUNDS, DONOR_SHARE, TWO_MEANS_STEPS,
-        SHARES_OF_UTILITY, SMALLEST_GAIN, HOPELESS_SHARE,
+        SHARES_OF_UTILITY, SMALLEST_GAIN, HOPELESS_SHARE if judged else -np.inf,
     )  # fmt: skip
 
 
@@ -136,12 +138,12 @@ class _Grown(NamedTuple):
     centers: NDArray[np.floating]
     inertia: float
     repairs: list[RepairRecord]
-    is_settled: bool  # hardly to be improved
+    is_settled: bool  # hardly to be improved, as far as that was asked
 
 
-def _grow(engine: Engine, rule: PartitionRule, settings: Settings) -> _Grown:
-    """The tree with its errors mended, in one go where the engine can."""
-    plan = small_plan(rule)
+def _grow(engine: Engine, rule: PartitionRule, settings: Settings, judged: bool) -> _Grown:
+    """The tree with its errors mended, in one go where the engine can; ``judged`` if asked for."""
+    plan = small_plan(rule, judged)
     found = None if settings.spherical else engine.small_start(settings.n_clusters, plan)
     if found is not None and found.inertia is not None:
         return _Grown(found.centers, found.inertia, [], found.is_settled)
@@ -152,8 +154,9 @@ def _grow(engine: Engine, rule: PartitionRule, settings: Settings) -> _Grown:
         found = engine.small_start(settings.n_clusters, plan, state.centers)
         if found is not None and found.inertia is not None:
             return _Grown(found.centers, found.inertia, journal.repairs, found.is_settled)
-    state, is_settled = rebalance(engine, state, settings, journal, SAMPLE_ROUNDS)
-    return _Grown(state.centers, state.inertia, journal.repairs, is_settled)
+    state, moves = rebalance(engine, state, settings, journal, SAMPLE_ROUNDS)
+    settled = judged and is_settled(engine, state, settings, moves)
+    return _Grown(state.centers, state.inertia, journal.repairs, settled)
 
 
 def _start_from_tree(rule: PartitionRule) -> Start:
