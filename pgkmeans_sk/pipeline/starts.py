@@ -147,7 +147,10 @@ def _grow(engine: Engine, rule: PartitionRule, settings: Settings, judged: bool)
     found = None if settings.spherical else engine.small_start(settings.n_clusters, plan)
     if found is not None and found.inertia is not None:
         return _Grown(found.centers, found.inertia, [], found.is_settled)
-    leaves = partition(engine, settings.n_clusters, rule) if found is None else found.centers
+    if found is not None:
+        leaves = found.centers.astype(np.float64)
+    else:
+        leaves = partition(engine, settings.n_clusters, rule)
     journal = Journal()
     state = settle(engine, settings.place(leaves, leaves, engine.dtype), settings, journal)
     if found is not None:  # all clusters own rows now
