@@ -25,6 +25,7 @@ from pgkmeans_sk.parameters import check_parameters, settings_of, starts_of
 from pgkmeans_sk.pipeline import run
 from pgkmeans_sk.results import Solution
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
+from pgkmeans_sk.verbosity import silence
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def fit_problems(
     seed = estimator.random_state
     if not isinstance(seed, int | np.integer):
         seed = check_random_state(seed).randint(2**31 - 1)
-    settings = settings_of(estimator, lambda message: None)
+    settings = settings_of(estimator, silence)
     init = estimator.init
     each_has_own = not isinstance(init, str) and not callable(init)
     if each_has_own:
