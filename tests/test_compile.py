@@ -43,13 +43,9 @@ def test_an_edit_of_a_helper_is_seen(tmp_path):
     assert length(tmp_path) == [5, 1]
     helper = tmp_path / "pgkmeans_sk" / "kernels" / "points.py"
     text = helper.read_text()
-    assert text.count("            target[t] = points.base[at + t * points.column_step]") == 1
-    helper.write_text(
-        text.replace(
-            "            target[t] = points.base[at + t * points.column_step]",
-            "            target[t] = points.base[at + t * points.column_step] * 2",
-        )
-    )
+    line = "            x = context.cast(builder, x, points.types[0].dtype, target.dtype)\n"
+    assert text.count(line) == 1
+    helper.write_text(text.replace(line, f"{line}            x = builder.fadd(x, x)\n"))
     assert length(tmp_path) == [10, 0]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
 from pgkmeans_sk.kernels.bounds import GroupBounds
-from pgkmeans_sk.kernels.nearest import add_up, assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.kernels.second_pass import assign_again
 from pgkmeans_sk.results import Assignment, FloatArray, IntArray
@@ -81,7 +81,7 @@ class DensePass:
         self._over_chunks(
             lambda c, start, stop: assign_dense(
                 *self._rows, start, stop, packed, True, self._labels, *self._totals(c),
-                utilities[c], lower,
+                utilities[c], lower, ALL_ROWS,
             )
         )  # fmt: skip
         return utilities

@@ -26,7 +26,7 @@ from pgkmeans_sk.engines.pruning import Pruning, longest_move
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.directions import to_directions
-from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, assign_dense, pack_centers
 from pgkmeans_sk.kernels.nearest_sparse import SparseCenters
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from pgkmeans_sk.kernels.vectors import vector_bytes
@@ -225,7 +225,7 @@ class NumbaEngine:
         def label_chunk(c: int, start: int, stop: int) -> None:
             assign_dense(
                 self._points, self._weights, self._weight_step, start, stop, packed, False,
-                labels, *no_sums, *unwanted,
+                labels, *no_sums, *unwanted, ALL_ROWS,
             )  # fmt: skip
 
         self._over_chunks(self._chunk_bounds(chunks.pass_work(self.n_rows, centers)), label_chunk)

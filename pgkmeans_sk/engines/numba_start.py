@@ -12,7 +12,7 @@ from pgkmeans_sk.engines.node_members import NODE_NUMBERS
 from pgkmeans_sk.kernels import split
 from pgkmeans_sk.kernels.compile import lies_ready
 from pgkmeans_sk.kernels.linked import address_of
-from pgkmeans_sk.kernels.nearest import PackedCenters, assign_dense, room_for_centers
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense, room_for_centers
 from pgkmeans_sk.kernels.small_slots import MAX_CLUSTERS, Addresses, new_nodes, new_slots
 from pgkmeans_sk.kernels.small_start import start_small
 from pgkmeans_sk.results import FloatArray, IntArray, SmallStart
@@ -71,7 +71,7 @@ def start_of_small_table(
     n_features = len(origin)
     mean, found = np.empty(n_features), np.zeros((n_clusters, n_features))
     frame, no_bounds = room_for_centers(n_clusters, origin), np.empty(0, dtype=origin.dtype)
-    addresses = _addresses(kind, rows, frame, present)
+    addresses = _addresses(kind, rows, frame, present, plan.share == "population")
     arguments = (
         *rows, new_slots(n_clusters, n_features, n_rows),
         new_nodes(n_clusters, n_features, present),
@@ -99,24 +99,29 @@ _known: dict[Any, Addresses] = {}
 
 
 def _addresses(
-    kind: Any, rows: tuple[Any, FloatArray, int], frame: PackedCenters, present: NDArray[Any]
-) -> Addresses:
-    """Where the kernels for rows of this kind are."""
-    if kind not in _known:
+    kind: Any, rows: tuple[Any, FloatArray, int], frame: PackedCenters, present: NDArray[Any],
+    by_population: bool,
+) -> Addresses:  # fmt: skip
+    """Where the kernels for rows of this kind are; that for cuts by shares, if it is needed."""
+    known = kind, by_population
+    if known not in _known:
         n_features = frame.rows.shape[1]
         labels, empty = np.empty(0, dtype=np.int32), np.empty(0)
         sums, quads, triples = frame.rows, np.empty((0, 2)), np.empty((0, 2, n_features))
         places = np.empty(0, dtype=np.int64)
         ranges = np.empty((0, 2), dtype=np.int64)
-        _known[kind] = Addresses(
+        _known[known] = Addresses(
             address_of(
                 assign_dense, *rows, 0, 0, frame, True, labels, sums, empty, quads, empty,
-                np.empty(0, dtype=frame.origin.dtype),
+                np.empty(0, dtype=frame.origin.dtype), ALL_ROWS,
             ),
             address_of(
-                split.cut_nodes, *rows, present, empty, ranges, sums, empty, 0, 0, 0, 0, sums, sums,
-                places, quads, triples, quads,
+                split.cut_nodes, *rows, present, empty, ranges, sums, empty, 0, 0, 0, 0, 0, sums,
+                sums, places, quads, triples, quads,
             ),
+            address_of(split.select_by_weight, *rows[1:], present, empty, 0, 0, 0.0)
+            if by_population
+            else 0,
             address_of(split.node_moments, *rows, present, 0, 0, empty),
         )  # fmt: skip
-    return _known[kind]
+    return _known[known]

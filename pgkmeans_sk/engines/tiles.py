@@ -19,7 +19,7 @@ from pgkmeans_sk.engines.merging import row_dtype
 from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.kernels import distances, split
 from pgkmeans_sk.kernels.bounds import GroupBounds
-from pgkmeans_sk.kernels.nearest import PackedCenters, add_up, assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import DensePoints, dense_points
 from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.results import FloatArray, IntArray
@@ -94,7 +94,7 @@ def label(tile: Tile, packed: PackedCenters, start: int, stop: int) -> int:
     no_sums = np.empty((0, n_features)), np.empty(0), np.empty((0, 4))
     unwanted = np.empty(0), np.empty(0, dtype=tile.rows.dtype)
     changed, _ = assign_dense(
-        *tile.weighted_rows, start, stop, packed, False, tile.labels, *no_sums, *unwanted
+        *tile.weighted_rows, start, stop, packed, False, tile.labels, *no_sums, *unwanted, ALL_ROWS
     )
     return int(changed)
 
@@ -165,8 +165,9 @@ class AssignmentSum:
             return
         unwanted = np.empty(0), np.empty(0, dtype=tile.rows.dtype)
         changed, _ = assign_dense(
-            *tile.weighted_rows, start, stop, self.packed, True, tile.labels, *totals[:3], *unwanted
-        )
+            *tile.weighted_rows, start, stop, self.packed, True, tile.labels, *totals[:3],
+            *unwanted, ALL_ROWS,
+        )  # fmt: skip
         totals[3][0] += changed
 
 
@@ -190,7 +191,7 @@ class UtilitySum:
         no_sums = np.empty((0, self.centers.shape[1])), np.empty(0), np.empty((0, 4))
         assign_dense(
             part.points, weights, tile.weight_step, 0, stop - start, self.packed, False,
-            part.labels, *no_sums, totals[0], np.empty(0, dtype=tile.rows.dtype),
+            part.labels, *no_sums, totals[0], np.empty(0, dtype=tile.rows.dtype), ALL_ROWS,
         )  # fmt: skip
 
 
@@ -219,7 +220,9 @@ def count_members(tile: Tile, clusters: IntArray, n_clusters: int) -> IntArray:
     position = np.full(n_clusters, -1, dtype=np.int64)
     position[clusters] = np.arange(len(clusters))
     counts = np.zeros(len(clusters), dtype=np.int64)
-    split.count_members(tile.labels, position, tile.weights, tile.weight_step, counts)
+    uncalled_for: NDArray[Any] = np.empty(0, dtype=row_dtype(len(tile)))
+    members = tile.labels, position, tile.weights, tile.weight_step
+    split.list_members(*members, counts, uncalled_for)
     return counts
 
 

@@ -26,6 +26,7 @@ class Addresses(NamedTuple):
 
     assign: int  # nearest.assign_dense
     cut: int  # split.cut_nodes
+    select: int  # split.select_by_weight, or 0
     moments: int  # split.node_moments
 
 

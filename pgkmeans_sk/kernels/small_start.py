@@ -54,7 +54,7 @@ def assign_slot(
     changed, _ = call_for_two_ints(
         addresses.assign,
         (points, weights, weight_step, np.int64(0), np.int64(labels.size), packed, True, labels,
-         means, sizes, sq_errors, utilities, no_bounds),
+         means, sizes, sq_errors, utilities, no_bounds, slots.changed[:0]),
     )  # fmt: skip
     slots.changed[slot] = changed
     all_own = True
@@ -124,7 +124,8 @@ def grow_tree(
             return True
         call_for_nothing(
             addresses.cut,
-            (points, weights, weight_step, nodes.order, nodes.keys, ranges, means, fractions, rule,
+            (points, weights, weight_step, nodes.order, nodes.keys, ranges, means, fractions,
+             addresses.select, rule,
              np.int64(0), np.int64(0), np.int64(n_open), nodes.work, nodes.bins, middles,
              nodes.child_weights, child_means, scatters),
         )  # fmt: skip
@@ -197,6 +198,7 @@ def survey(
     call_for_nothing(
         addresses.cut,
         (points, weights, weight_step, order, nodes.keys, ranges, means, nodes.fractions,
+         addresses.select,
          np.int64(PRINCIPAL), n_two_means, np.int64(0), np.int64(n_donors), nodes.work, nodes.bins,
          nodes.middles, nodes.child_weights, nodes.child_means, nodes.child_scatters),
     )  # fmt: skip
