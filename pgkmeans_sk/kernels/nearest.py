@@ -34,7 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel, part
+from pgkmeans_sk.kernels.compile import kernel, kernel_without_memory, part
 from pgkmeans_sk.kernels.errors import add_error, squared_distance
 from pgkmeans_sk.kernels.panels import TAG_BITS, least_bound, panel_values
 from pgkmeans_sk.kernels.points import copy_row
@@ -126,7 +126,7 @@ def _frame(n_centers: int, n_features: int, dtype: np.dtype) -> _Frame:
     )
 
 
-@kernel
+@kernel_without_memory
 def fill_panels(
     rows,  # IN (K, d) float64
     origin,  # IN (d,) float

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel, part
+from pgkmeans_sk.kernels.compile import kernel_without_memory, part
 from pgkmeans_sk.kernels.linked import call_for_int
 from pgkmeans_sk.kernels.points import add_row, copy_row, dot_with, sq_dist_to
 from pgkmeans_sk.kernels.steps import as_written, clear, inner, lesser, swap, weight_of
@@ -37,7 +37,7 @@ FEW_MOVES = 64
 """Two centres are at rest when fewer than one member in so many changes sides."""
 
 
-@kernel
+@kernel_without_memory
 def list_members(
     labels,  # IN (n,) int32
     position,  # IN (K,) int64, number of the node for a cluster's rows, or -1
@@ -81,7 +81,7 @@ def fill_mean(
     return weight, inner(mean, mean)
 
 
-@kernel
+@kernel_without_memory
 def node_moments(
     points, weights, weight_step, order, low, high,  # IN as above
     mean,  # OUT (d,) float64
@@ -160,7 +160,7 @@ def fill_principal_keys(
         keys[k] = dot_with(points, order[k], direction) - centre
 
 
-@kernel
+@kernel_without_memory
 def select_by_weight(
     weights, weight_step,
     order,  # INOUT (m,) int
@@ -301,7 +301,7 @@ def two_means(
     return middle
 
 
-@kernel
+@kernel_without_memory
 def cut_nodes(
     points, weights, weight_step,
     order,  # INOUT (m,) int
