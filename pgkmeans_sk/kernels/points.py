@@ -2,8 +2,8 @@
 
 ``sq_dist_to``, ``sq_dist_at``, ``dot_with``, ``add_row`` and ``copy_row`` are the whole vocabulary:
 the dense or the sparse form is picked by the type of ``points`` when a kernel that calls them is
-compiled. Most first fits are of dense rows, so their forms are written out (``vectors.py``): Numba
-takes ten times as long for the same loops.
+compiled. Most first fits are of dense rows, so their forms are written out (``vectors.py``): as
+functions in Python each would be compiled on its own, and then once more in its caller.
 """
 
 from __future__ import annotations

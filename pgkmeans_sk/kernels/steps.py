@@ -1,8 +1,7 @@
 """Small steps that kernels take at every turn: working memory, a minimum, a weight, a product.
 
 Each is a few instructions. A function of NumPy or Python that says the same is compiled by Numba on
-its own, for each caller, and a loop in Python takes it ten times as long as the same loop here;
-together they were a quarter of a first fit.
+its own, for each caller, which a first fit has to wait for.
 """
 
 from __future__ import annotations
