@@ -9,7 +9,7 @@ from scipy import sparse
 
 from pgkmeans_sk.engines import chunks
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
-from pgkmeans_sk.kernels.nearest import assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import dense_points
 from pgkmeans_sk.kernels.vectors import SUM_BLOCK
 from tests import reference
@@ -288,6 +288,6 @@ def test_second_look_only_where_it_is_needed(X, at_least, at_most):
     labels = np.full(len(X), -1, dtype=np.int32)
     unused = np.empty((1, 1)), np.empty(1), np.empty((1, 4)), np.empty(0), np.empty(0, X.dtype)
     _, n_exact = assign_dense(
-        dense_points(X), np.ones(1), 0, 0, len(X), packed, False, labels, *unused
+        dense_points(X), np.ones(1), 0, 0, len(X), packed, False, labels, *unused, ALL_ROWS
     )
     assert at_least <= n_exact <= at_most

@@ -16,7 +16,7 @@ from pgkmeans_sk.engines.center_order import order_centers
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST, lower_and_compare
 from pgkmeans_sk.kernels.errors import add_error, quick_sq_error, row_product, sq_error
-from pgkmeans_sk.kernels.panels import least_of_panel, panel_values, rows_at_once
+from pgkmeans_sk.kernels.panels import least_bound, least_of_panel, panel_values, rows_at_once
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
 from tests import reference
 from tests.problems import PATTERNS, rows
@@ -55,7 +55,7 @@ def test_panel_is_held_against_listed_rows(n_features, dtype):
     which = rng.integers(0, 20, 3 + n_rows).astype(np.int32)
     own = rng.integers(-1, 48, 20).astype(np.int32)
     least, position = np.empty(2 + n_rows, dtype), np.empty(2 + n_rows, np.int32)
-    values = np.empty(PANEL_WIDTH, dtype)
+    values = np.full(3 * PANEL_WIDTH, np.nan, dtype)
     for panel in range(3):
         call_least(
             X.ravel(), which, 3, panels, padded, panel, n_features, own, least, position
@@ -72,12 +72,52 @@ def test_panel_is_held_against_listed_rows(n_features, dtype):
         for i in range(3):
             call_values(X.ravel(), i * n_features, panels, padded, panel, n_features, values)
             plain = reference.blocked_sums(padded[of_panel], members, X[i : i + 1])
-            np.testing.assert_array_equal(values, plain[0])
+            np.testing.assert_array_equal(values[of_panel], plain[0])
+            assert np.isnan(values[of_panel.stop :]).all()
+
+
+@numba.njit
+def call_bound(values, starts, share, norm, smallest):
+    return least_bound(values, starts, share, norm, smallest)
+
+
+@dtypes
+def test_the_least_bound_is_that_of_numpy(dtype):
+    rng = np.random.default_rng(0)
+    for n_panels in (1, 2, 5):
+        for _ in range(20):
+            values = rng.standard_normal(n_panels * PANEL_WIDTH).astype(dtype)
+            starts = rng.uniform(0, 9, len(values)).astype(dtype)
+            starts[-3:] = values[-3:] = np.finfo(dtype).max / 4  # padding
+            share, norm, smallest = rng.uniform(0, 1e-3), rng.uniform(0, 9), 1e-30
+            wide = values.astype(np.float64), starts.astype(np.float64)
+            expected = (wide[0] + (share * (norm + wide[1]) + smallest)).min()
+            assert call_bound(values, starts, share, norm, smallest) == expected
+
+
+@numba.njit
+def call_add_error(base, at, step, copied, centers, label, weight, sums, sq_errors):
+    add_error(base, at, step, copied, centers, label, copied.size, weight, sums, sq_errors)
+
+
+@dtypes
+@pytest.mark.parametrize("n_features", N_FEATURES)
+def test_values_that_lie_apart_are_added_up_in_the_same_order(n_features, dtype):
+    rng = np.random.default_rng(n_features)
+    base, centers = rng.standard_normal(4 * n_features).astype(dtype), np.zeros((2, n_features))
+    results = []
+    for values, at, step in ((base, 2, 3), (base[2::3].copy(), 0, 1)):
+        sums, sq_errors = np.zeros((2, n_features)), np.zeros((2, 4))
+        copied = np.empty(n_features, dtype)
+        call_add_error(values, at, step, copied, centers, 1, 0.7, sums, sq_errors)
+        results.append((sums, sq_errors))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
 
 
 @numba.njit
 def call_errors(x, centers, quick_centers, label, weight, sums, sq_errors):
-    add_error(x, 0, centers, label, x.size, weight, sums, sq_errors)
+    add_error(x, 0, 1, x, centers, label, x.size, weight, sums, sq_errors)
     quick = quick_sq_error(x, 0, quick_centers, label, x.size)
     product = row_product(x, 0, centers, label, x.size)
     return sq_error(x, 0, centers, label, x.size), quick, product

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from pgkmeans_sk.kernels import split
+from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.points import dense_points, sparse_points
 from tests import reference
 
@@ -44,9 +45,10 @@ def children(X, sample_weight, rule, fraction, n_two_means=0, rows=None):
     middles = np.empty(1, dtype=np.int64)
     moments = np.full((1, 2), np.nan), np.full((1, 2, X.shape[1]), np.nan), np.full((1, 2), np.nan)
     before = order.copy()
+    select = address_of(split.select_by_weight, weights, step, order, keys, 0, 0, 0.0)
     split.cut_nodes(
         points, weights, step, order, keys, np.array([[1, high]]), mean,
-        np.array([float(fraction)]), RULES[rule], n_two_means, 0, 1,
+        np.array([float(fraction)]), select, RULES[rule], n_two_means, 0, 1,
         np.full((2, X.shape[1]), np.nan), bins(), middles, *moments,
     )  # fmt: skip
     assert order[0] == order[-1] == -1

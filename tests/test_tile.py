@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from pgkmeans_sk.kernels.nearest import DOUBT_SHARE, pack_centers
+from pgkmeans_sk.kernels.points import dense_points
 from pgkmeans_sk.kernels.sweep import tile_width
-from pgkmeans_sk.kernels.tile import doubtful, fill_tile_by_rows
+from pgkmeans_sk.kernels.tile import doubtful, fill_tile
 from tests import reference
 
 # Below, at and above one and two registers of either type, on any processor.
@@ -16,8 +17,8 @@ dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
 @numba.njit
-def call_fill(base, row_step, which, first, count, origin, tile, norms):
-    fill_tile_by_rows(base, row_step, which, first, count, origin, tile, norms)
+def call_fill(base, steps, which, first, count, origin, tile, norms):
+    fill_tile(base, steps[0], steps[1], which, first, count, origin, tile, norms)
 
 
 @numba.njit
@@ -32,12 +33,9 @@ def filled(X, which, first, count, origin):
         np.full(n_features * width + 64, np.nan, X.dtype),
         np.full(width + 64, np.nan, X.dtype),
     )
-    row_step = X.strides[0] // X.itemsize
-    base = np.lib.stride_tricks.as_strided(
-        X, (1 + (len(X) - 1) * row_step + n_features - 1,), (X.itemsize,)
-    )
+    points = dense_points(X)
     call_fill(
-        base, row_step, which, first, count, origin,
+        points.base, points[1:3], which, first, count, origin,
         guarded[32:-32], guarded_norms[32:-32],
     )  # fmt: skip
     for guarded_array in (guarded, guarded_norms):
@@ -49,12 +47,13 @@ def filled(X, which, first, count, origin):
 @dtypes
 @pytest.mark.parametrize("n_features", N_FEATURES)
 @pytest.mark.parametrize("spare_columns", [0, 3])
-def test_a_tile_holds_the_rows_in_its_columns(n_features, spare_columns, dtype):
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_tile_holds_the_rows_in_its_columns(n_features, spare_columns, order, dtype):
     rng = np.random.default_rng(n_features)
     width = tile_width(np.dtype(dtype).itemsize)
     # integers: their squares are added up without rounding
     table = rng.integers(-50, 50, (4 * width, n_features + spare_columns)).astype(dtype)
-    X = table[:, :n_features]
+    X = np.array(table, order=order)[:, :n_features]
     origin = rng.integers(-9, 9, n_features).astype(dtype)
     for which, first, count in (
         (np.arange(4 * width), width, width),

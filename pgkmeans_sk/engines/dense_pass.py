@@ -18,7 +18,13 @@ from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.integers import IntegerCenters
-from pgkmeans_sk.kernels.nearest import PackedCenters, add_up, assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest import (
+    ALL_ROWS,
+    PackedCenters,
+    add_up,
+    assign_dense,
+    pack_centers,
+)  # fmt: skip
 from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.kernels.second_pass import assign_again
 from pgkmeans_sk.results import Assignment, FloatArray, IntArray
@@ -94,7 +100,7 @@ class DensePass:
         self._over_chunks(
             lambda c, start, stop: assign_dense(
                 *self._rows, start, stop, packed, self._collect, self._labels,
-                *self._totals(c), utilities[c], lower,
+                *self._totals(c), utilities[c], lower, ALL_ROWS,
             )
         )  # fmt: skip
         return utilities
@@ -142,7 +148,7 @@ class DensePass:
             if c % 2:
                 found = assign_dense(
                     *self._rows, start, stop, self.packed, self._collect, self._labels,
-                    *self._totals(c), nothing, lower,
+                    *self._totals(c), nothing, lower, ALL_ROWS,
                 )  # fmt: skip
             else:
                 arguments = self.coarse_arguments(c, start, stop, integers, lower, -1.0)

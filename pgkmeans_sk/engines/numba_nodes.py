@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.merging import row_dtype
 from pgkmeans_sk.engines.node_members import members_taken, positions_taken, taken_ranges
 from pgkmeans_sk.kernels import split
+from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.points import Points
 from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
 from pgkmeans_sk.threads import run_tasks
@@ -78,9 +79,10 @@ class NodeRows:
         position[clusters] = np.arange(len(clusters))
         ends = np.zeros(len(clusters) + 1, dtype=np.int64)
         members = labels, position, *self._rows[1:]
-        split.count_members(*members, ends[1:])
+        dtype = row_dtype(len(labels))
+        split.list_members(*members, ends[1:], np.empty(0, dtype))
         np.cumsum(ends, out=ends)
-        rows = np.empty(ends[-1], dtype=row_dtype(len(labels)))
+        rows = np.empty(ends[-1], dtype)
         split.list_members(*members, ends[:-1].copy(), rows)
         counts = np.diff(ends)
         taken = members_taken(counts, self._n_features)
@@ -99,11 +101,16 @@ class NodeRows:
         weights, scatters = np.zeros((2, n_nodes, 2))
         means = np.zeros((n_nodes, 2, n_features))
         groups = _balanced_groups(nodes.counts, GROUP_NUMBERS // n_features)
+        select = 0  # compiled only for those who cut by shares
+        if (fractions != split.AT_BEST).any():
+            select = address_of(
+                split.select_by_weight, *self._rows[1:], self._order, self._keys, 0, 0, 0.0
+            )
 
         def cut_group(g: int) -> None:
             split.cut_nodes(
                 *self._rows, self._order, self._keys,
-                nodes.handles, nodes.means, fractions, _RULES[rule], n_two_means,
+                nodes.handles, nodes.means, fractions, select, _RULES[rule], n_two_means,
                 groups[g], groups[g + 1],
                 np.empty((2, n_features)), np.empty((3, split.BINS)),
                 middles, weights, means, scatters,

@@ -68,13 +68,13 @@ def start_of_small_table(
 
     def make_arguments() -> tuple[Any, ...]:
         frame = room_for_centers(n_clusters, origin)
+        addresses = _addresses(kind, rows, frame, present, plan.share == "population")
         return (
             *rows, new_slots(3, n_clusters, n_features, n_rows, with_utilities=True),
             new_nodes(n_clusters, n_features, present), np.empty((2, n_clusters)),
             np.empty((6, n_clusters), dtype=np.int64), mean, leaves is not None, _RULES[plan.cut],
             plan.share == "error", frame, np.empty(0, dtype=origin.dtype),
-            float(np.finfo(origin.dtype).eps), _addresses(kind, rows, frame, present),
-            plan.n_steps, plan.max_rounds, max(1, int(plan.donor_share * n_clusters)),
+            float(np.finfo(origin.dtype).eps), addresses, plan.n_steps, plan.max_rounds, max(1, int(plan.donor_share * n_clusters)),
             plan.n_two_means, *plan.shares_of_utility, plan.smallest_gain, plan.hopeless_share,
             found,
         )  # fmt: skip
@@ -96,20 +96,26 @@ def start_of_small_table(
 _known: dict[Any, Addresses] = {}
 
 
-def _addresses(kind: Any, rows: Rows, frame: PackedCenters, present: NDArray[Any]) -> Addresses:
-    """Where the kernels for rows of this kind are."""
-    if kind not in _known:
+def _addresses(
+    kind: Any, rows: Rows, frame: PackedCenters, present: NDArray[Any], by_population: bool
+) -> Addresses:
+    """Where the kernels for rows of this kind are; that for cuts by shares, if it is needed."""
+    known = kind, by_population
+    if known not in _known:
         n_features = frame.rows.shape[1]
         empty, sums = np.empty(0), frame.rows
         quads, triples = np.empty((0, 2)), np.empty((0, 2, n_features))
         places = np.empty(0, dtype=np.int64)
         ranges = np.empty((0, 2), dtype=np.int64)
-        _known[kind] = Addresses(
+        _known[known] = Addresses(
             address_of_assign(rows, frame),
             address_of(
-                split.cut_nodes, *rows, present, empty, ranges, sums, empty, 0, 0, 0, 0, sums, sums,
-                places, quads, triples, quads,
+                split.cut_nodes, *rows, present, empty, ranges, sums, empty, 0, 0, 0, 0, 0, sums,
+                sums, places, quads, triples, quads,
             ),
+            address_of(split.select_by_weight, *rows[1:], present, empty, 0, 0, 0.0)
+            if by_population
+            else 0,
             address_of(split.node_moments, *rows, present, 0, 0, empty),
         )  # fmt: skip
-    return _known[kind]
+    return _known[known]

@@ -14,7 +14,7 @@ from pgkmeans_sk.engines import coarse_choice
 from pgkmeans_sk.engines.chunks import origin_step
 from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.integers import IntegerCenters, integer_centers, typical_length
-from pgkmeans_sk.kernels.nearest import PackedCenters, assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import DensePoints
 from pgkmeans_sk.results import FloatArray
 
@@ -64,7 +64,7 @@ class RunCenters:
             totals = np.empty((0, n_features)), np.empty(0), np.empty((0, 4))
 
         def fully(begin: int, end: int) -> int:
-            arguments = *rows, begin, end, self.packed, collect, labels, *totals, *nothing
+            arguments = *rows, begin, end, self.packed, collect, labels, *totals, *nothing, ALL_ROWS
             return int(assign_dense(*arguments)[0])
 
         def coarsely(begin: int, end: int) -> int:

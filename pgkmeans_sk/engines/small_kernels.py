@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.chunks import pass_bounds
 from pgkmeans_sk.kernels.compile import lies_ready
 from pgkmeans_sk.kernels.linked import address_of
-from pgkmeans_sk.kernels.nearest import PackedCenters, assign_dense
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense
 from pgkmeans_sk.kernels.small_slots import MAX_CLUSTERS
 from pgkmeans_sk.results import FloatArray
 
@@ -74,6 +74,6 @@ def address_of_assign(rows: Rows, frame: PackedCenters) -> int:
         labels, empty = np.empty(0, dtype=np.int32), np.empty(0)
         _addresses[kind] = address_of(
             assign_dense, *rows, 0, 0, frame, True, labels, frame.rows, empty, np.empty((0, 4)),
-            empty, np.empty(0, dtype=frame.origin.dtype),
+            empty, np.empty(0, dtype=frame.origin.dtype), ALL_ROWS,
         )  # fmt: skip
     return _addresses[kind]

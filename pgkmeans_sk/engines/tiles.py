@@ -20,7 +20,7 @@ from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.engines.run_labels import RunCenters
 from pgkmeans_sk.kernels import distances, split
 from pgkmeans_sk.kernels.bounds import GroupBounds
-from pgkmeans_sk.kernels.nearest import PackedCenters, add_up, assign_dense, pack_centers
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import DensePoints, dense_points
 from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.results import FloatArray, IntArray
@@ -184,7 +184,7 @@ class UtilitySum:
         no_sums = np.empty((0, self.centers.shape[1])), np.empty(0), np.empty((0, 4))
         assign_dense(
             part.points, weights, tile.weight_step, 0, stop - start, self.packed, False,
-            part.labels, *no_sums, totals[0], np.empty(0, dtype=tile.rows.dtype),
+            part.labels, *no_sums, totals[0], np.empty(0, dtype=tile.rows.dtype), ALL_ROWS,
         )  # fmt: skip
 
 
@@ -213,7 +213,9 @@ def count_members(tile: Tile, clusters: IntArray, n_clusters: int) -> IntArray:
     position = np.full(n_clusters, -1, dtype=np.int64)
     position[clusters] = np.arange(len(clusters))
     counts = np.zeros(len(clusters), dtype=np.int64)
-    split.count_members(tile.labels, position, tile.weights, tile.weight_step, counts)
+    uncalled_for: NDArray[Any] = np.empty(0, dtype=row_dtype(len(tile)))
+    members = tile.labels, position, tile.weights, tile.weight_step
+    split.list_members(*members, counts, uncalled_for)
     return counts
 
 

@@ -5,7 +5,7 @@ Rows are taken in blocks, which stay in the cache while
 1. rows are left out whose label cannot have changed since the pass before, as ``second_pass.py``
    finds out, if that is asked for;
 2. the others are held against all centres in integers (``integers.py``); most labels are settled;
-3. the rest is labelled as in any pass (``nearest.label_rows``);
+3. the rest is labelled as in any pass;
 4. all rows are added to their clusters' sums.
 
 The result is that of ``nearest.assign_dense``, to the last bit: a label has one definition, and
@@ -19,9 +19,10 @@ import numpy as np
 from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.integer_sweep import round_tile, sweep_integers
 from pgkmeans_sk.kernels.integers import MARGIN
-from pgkmeans_sk.kernels.nearest import ROWS, add_up, fill_tile, label_rows
+from pgkmeans_sk.kernels.nearest import ROWS, add_up, assign_dense
 from pgkmeans_sk.kernels.second_pass import list_doubtful
 from pgkmeans_sk.kernels.sweep import tile_points
+from pgkmeans_sk.kernels.tile import fill_tile
 
 BLOCK_NUMBERS = 2**15
 """Numbers in a block of rows, 128 KiB of float32; the more rows, the fuller the last tile of those
@@ -56,7 +57,7 @@ def limit_rows(
 
 @part
 def bound_others(
-    which, first, count,  # IN as in nearest.fill_tile
+    which, first, count,  # IN as in tile.fill_tile
     integers,  # IN IntegerCenters
     norms,  # IN (L,) float
     second,  # IN (L,) int32
@@ -93,6 +94,7 @@ def settle_most(
     listed,  # OUT (R,) int64, rows that are in doubt
 ):  # fmt: skip
     """Look at all centres in integers; returns how many labels changed, and how many doubts."""
+    base, row_step, column_step = points.base, points.row_step, points.column_step
     panels, starts, margins = integers.panels, integers.starts, integers.margins
     n_features = origin.size
     width, whole = tile_points(origin), tile_points(starts)
@@ -110,7 +112,9 @@ def settle_most(
         count = min(whole, n_rows - first)
         for offset in range(0, count, width):  # numbers of 64 bits take two tiles
             here = min(width, count - offset)
-            fill_tile(points, which, first + offset, here, origin, tile, tile_norms)
+            fill_tile(
+                base, row_step, column_step, which, first + offset, here, origin, tile, tile_norms
+            )
             round_tile(tile, n_features, per_unit, offset, rounded)
             for l in range(here):
                 norms[offset + l] = tile_norms[l]
@@ -165,9 +169,10 @@ def assign_coarse(
         changed, n_left = settle_most(
             points, swept, n_here, centers.origin, integers, labels, lower, doubted
         )
-        changed_later, exact = label_rows(
-            points, weights, weight_step, doubted, n_left, centers, labels, no_utilities, lower
-        )
+        changed_later, exact = assign_dense(
+            points, weights, weight_step, 0, n_left, centers, False, labels,
+            sums, sizes, sq_errors, no_utilities, lower, doubted,
+        )  # fmt: skip
         n_changed += changed + changed_later
         n_exact += exact
         n_swept += n_here

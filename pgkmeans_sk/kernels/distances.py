@@ -7,6 +7,7 @@ from numba.extending import overload
 
 from pgkmeans_sk.kernels.compile import kernel
 from pgkmeans_sk.kernels.points import DensePoints, add_row, copy_row, sq_dist_at
+from pgkmeans_sk.kernels.steps import new_vector, weight_of
 
 
 @kernel
@@ -108,7 +109,7 @@ def find_closest(
     """The row of each cluster that is nearest to its centre; the first one of equally near rows."""
     n_features = points.n_features
     for i in range(start, stop):
-        if weights[i * weight_step] > 0.0:
+        if weight_of(weights, weight_step, i) > 0.0:
             label = np.uintp(labels[i])
             sq_error = sq_dist_at(points, i, centers, label * np.uintp(n_features), norms[label])
             if sq_error < sq_errors[label] or numbers[label] < 0:
@@ -129,9 +130,9 @@ def add_moments(
 ):
     """First and second moments of each column about ``origin``; returns the weight."""
     total = 0.0
-    row = np.empty(origin.size, np.float64)
+    row = new_vector(origin.size, np.float64)
     for i in range(start, stop):
-        weight = weights[i * weight_step]
+        weight = weight_of(weights, weight_step, i)
         total += weight
         copy_row(points, i, row)
         for t in range(origin.size):
@@ -146,7 +147,7 @@ def add_sparse_moments(points, weights, weight_step, start, stop, sums, squares)
     """The same about zero, for sparse rows, at the cost of their stored values."""
     total = 0.0
     for i in range(start, stop):
-        weight = weights[i * weight_step]
+        weight = weight_of(weights, weight_step, i)
         total += weight
         add_row(points, i, weight, sums)
         for k in range(points.indptr[i], points.indptr[i + 1]):

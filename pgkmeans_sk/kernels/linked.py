@@ -49,6 +49,7 @@ def _caller(result: Any) -> Any:
     return call
 
 
+call_for_int = _caller(types.int64)
 call_for_two_ints = _caller(types.UniTuple(types.int64, 2))
 call_for_two_floats = _caller(types.UniTuple(types.float64, 2))
 call_for_nothing = _caller(types.none)

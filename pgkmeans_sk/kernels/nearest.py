@@ -34,16 +34,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel, part
-from pgkmeans_sk.kernels.errors import add_error
-from pgkmeans_sk.kernels.panels import TAG_BITS, panel_values
+from pgkmeans_sk.kernels.compile import kernel, kernel_without_memory, part
+from pgkmeans_sk.kernels.errors import add_error, squared_distance
+from pgkmeans_sk.kernels.panels import TAG_BITS, least_bound, panel_values
 from pgkmeans_sk.kernels.points import copy_row
+from pgkmeans_sk.kernels.steps import as_written, epsilon, lesser, new_vector, weight_of
 from pgkmeans_sk.kernels.sweep import QUAD, padding, sweep, tile_points
-from pgkmeans_sk.kernels.tile import doubtful, fill_tile_by_rows
+from pgkmeans_sk.kernels.tile import doubtful, fill_tile
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH, SUM_BLOCK
 
 ROWS = 512
 """Rows that are labelled before they are added up: they stay in the cache from one to the other."""
+
+ALL_ROWS = np.empty(0, np.int64)
+"""A list of rows that stands for all of them."""
 
 DOUBT_SHARE = 2.0 * 3.0 * 1.05
 """Of kappa, for the first look at a row's doubt: Note [Error bound]; 5 % are for rounding."""
@@ -122,7 +126,7 @@ def _frame(n_centers: int, n_features: int, dtype: np.dtype) -> _Frame:
     )
 
 
-@kernel
+@kernel_without_memory
 def fill_panels(
     rows,  # IN (K, d) float64
     origin,  # IN (d,) float
@@ -132,6 +136,7 @@ def fill_panels(
     starts,  # INOUT (n_panels * P,) float, padding at first
 ):
     """Shift centres and lay them out in panels; returns the largest squared norm."""
+    as_written(rows)
     n_features = origin.size
     largest = 0.0
     for place in range(order.size):
@@ -150,180 +155,45 @@ def fill_panels(
 
 
 @part
-def squared_distance(
-    row,  # IN (d,) float64
-    rows,  # IN (K, d) float64, the centres
-    j,  # IN which centre
-):
-    """The definition of a distance: squares added up in the order of the features."""
-    total = 0.0
-    for t in range(row.size):
-        difference = row[t] - rows[j, t]
-        total += difference * difference
-    return total
-
-
-@part
 def nearest_exact(
     row,  # IN (d,) float64
     shifted,  # IN float, the row minus the origin is shifted[at : at + d]
     at,  # IN int
     norm,  # IN float64, its squared norm
     centers,  # IN PackedCenters
-    values,  # WORK (P,) float
+    values,  # WORK (n_panels * P,) float
 ):
     """The definition of a label; centres that are farther for certain are not looked at."""
-    n_features = centers.origin.size
-    n_panels = centers.starts.size // PANEL_WIDTH
-    trusted = norm < centers.largest and centers.kappa < np.inf
+    starts, order, kappa = centers.starts, centers.order, centers.kappa
+    trusted = norm < centers.largest and kappa < np.inf
     threshold = np.inf
     if trusted:
-        for panel in range(n_panels):
-            panel_values(shifted, at, centers.panels, centers.starts, panel, n_features, values)
-            for j in range(PANEL_WIDTH):
-                start = np.float64(centers.starts[panel * PANEL_WIDTH + j])
-                margin = 2.0 * centers.kappa * (norm + start) + centers.smallest
-                threshold = min(threshold, values[j] + margin)
+        for panel in range(starts.size // PANEL_WIDTH):
+            panel_values(shifted, at, centers.panels, starts, panel, row.size, values)
+        threshold = least_bound(values, starts, 2.0 * kappa, norm, centers.smallest)
     nearest = np.int64(-1)
     smallest = np.inf
-    for panel in range(n_panels):
-        if trusted:
-            panel_values(shifted, at, centers.panels, centers.starts, panel, n_features, values)
-        for j in range(PANEL_WIDTH):
-            label = np.int64(centers.order[panel * PANEL_WIDTH + j])
-            if label < 0 or (trusted and values[j] > threshold):
-                continue
-            sq_dist = squared_distance(row, centers.rows, label)
-            closer = sq_dist < smallest or (sq_dist == smallest and label < nearest)
-            if nearest < 0 or closer:
-                nearest = label
-                smallest = sq_dist
+    for place in range(starts.size):
+        label = np.int64(order[place])
+        if label < 0 or (trusted and values[place] > threshold):
+            continue
+        sq_dist = squared_distance(row, centers.rows, label)
+        closer = sq_dist < smallest or (sq_dist == smallest and label < nearest)
+        if nearest < 0 or closer:
+            nearest = label
+            smallest = sq_dist
     return nearest
 
 
 @part
-def fill_tile(
-    points,  # IN DensePoints
-    which,  # IN int64, rows which[first : first + count]
-    first,  # IN int
-    count,  # IN int, at most L
-    origin,  # IN (d,) float
-    tile,  # OUT (d * L,) float, of points minus origin; lanes beyond ``count`` do not matter
-    norms,  # OUT (L,) float, their squared norms
-):
-    """Bring rows into the layout of ``sweep``."""
-    base, row_step, column_step = points.base, points.row_step, points.column_step
-    if column_step == 1:
-        fill_tile_by_rows(base, row_step, which, first, count, origin, tile, norms)
-        return
-    width = norms.size
-    for l in range(count):
-        at = which[first + l] * row_step
-        for t in range(origin.size):
-            tile[np.uintp(t * width + l)] = base[np.uintp(at + t * column_step)] - origin[t]
-    norms[:] = 0.0
-    for t in range(origin.size):
-        for l in range(width):
-            shifted = tile[np.uintp(t * width + l)]
-            norms[l] += shifted * shifted
-
-
-@part
-def settle_doubts(
-    points, which, first, count,  # IN as in fill_tile
-    doubts,  # IN int64, a bit for each row that is to be looked at more closely
-    tile, norms,  # IN as filled
-    best, second, index,  # IN what the sweep has found
-    centers,  # IN PackedCenters
-    shifted, row, values,  # WORK as in nearest_exact
-    labels_here,  # INOUT (L,) int32
-    lower,  # INOUT as in label_rows
-):  # fmt: skip
-    """Label by the definition where the sharper bound leaves a doubt, too; returns how many."""
-    n_exact = 0
-    width = norms.size
-    for l in range(count):
-        if doubts >> l & 1:
-            norm = np.float64(norms[l])
-            start = centers.starts[np.uintp(index[l])]
-            margin = 2.0 * centers.kappa * (norm + start) + centers.smallest
-            if not (second[l] - best[l] > margin and norm < centers.largest):
-                copy_row(points, which[first + l], row)
-                for t in range(row.size):
-                    shifted[t] = tile[t * width + l]
-                labels_here[l] = nearest_exact(row, shifted, 0, norm, centers, values)
-                n_exact += 1
-                if lower.size:
-                    lower[which[first + l]] = 0.0
-    return n_exact
-
-
-@part
-def label_rows(
+def add_rows(
     points,  # IN DensePoints
     weights,  # IN (n,) or (1,) float64
     weight_step,  # IN 1, or 0 when one weight serves all rows
-    which,  # IN (ROWS,) int64, the rows to be labelled
-    n_rows,  # IN how many they are
-    centers,  # IN PackedCenters
-    labels,  # INOUT (n,) int32
-    utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
-    lower,  # OUT (n,) float, no centre but the row's own is nearer than that; (0,): not wanted
-):
-    """Look at all centres; returns how many labels changed, and how many took the exact look."""
-    rows, origin, panels, starts, order, kappa, smallest, largest = centers
-    n_centers, n_features = rows.shape
-    n_quads = (n_centers + QUAD - 1) // QUAD
-    width = tile_points(panels)
-    tile = np.zeros(n_features * width, panels.dtype)
-    norms, index = np.empty(width, panels.dtype), np.empty(width, np.int32)
-    best, second = np.empty(width, panels.dtype), np.empty(width, panels.dtype)
-    values, labels_here = np.empty(PANEL_WIDTH, panels.dtype), np.empty(width, np.int32)
-    shifted, row = np.empty(n_features, panels.dtype), np.empty(n_features, np.float64)
-    # Numbers of the data's dtype, whose rounding is a fraction of kappa, hence twice.
-    real = panels.dtype.type
-    eps = n_features * np.finfo(panels.dtype).eps  # of the norms, which are added up plainly
-    norm_share, tiny, nothing = real(1.0 - 2.0 * kappa - eps), real(smallest), real(0.0)
-    share, twice_tiny, limit = real(DOUBT_SHARE * kappa), real(2.0 * smallest), real(largest)
-    n_changed = 0
-    n_exact = 0
-    for first in range(0, n_rows, width):
-        count = min(width, n_rows - first)
-        fill_tile(points, which, first, count, origin, tile, norms)
-        sweep(tile, panels, starts, n_quads, n_features, best, second, index)
-        if lower.size:
-            for l in range(count):
-                sq_dist = max(second[l] + norms[l] * norm_share - tiny, nothing)
-                lower[np.uintp(which[first + l])] = np.sqrt(sq_dist) * real(1.0 - 1e-6)
-        for l in range(count):
-            labels_here[l] = order[np.uintp(index[l])]
-        doubts = doubtful(best, second, norms, share, twice_tiny, limit)
-        if doubts:
-            n_exact += settle_doubts(
-                points, which, first, count, doubts, tile, norms, best, second, index, centers,
-                shifted, row, values, labels_here, lower,
-            )  # fmt: skip
-        for l in range(count):
-            i = np.uintp(which[first + l])
-            if labels[i] != labels_here[l]:
-                labels[i] = labels_here[l]
-                n_changed += 1
-        if utilities.size:
-            for l in range(count):
-                weight = weights[which[first + l] * weight_step]
-                if weight > 0.0:
-                    utilities[np.uintp(labels_here[l])] += weight * (second[l] - best[l])
-    return n_changed, n_exact
-
-
-@kernel
-def add_up(
-    points,  # IN DensePoints
-    weights,  # IN (n,) or (1,) float64
-    weight_step,  # IN 1, or 0 when one weight serves all rows
-    start,  # IN first row of this chunk
+    start,  # IN first row
     stop,  # IN one past the last
     rows,  # IN (K, d) float64, the centres
+    side_by_side,  # WORK (d,) float
     labels,  # IN (n,) int32
     sums,  # INOUT (K, d) float64, of w (x - c)
     sizes,  # INOUT (K,) float64, of w
@@ -331,61 +201,97 @@ def add_up(
 ):
     """Add rows ``start:stop``, in order, to the sums of the clusters that their labels name."""
     base, row_step, column_step = points.base, points.row_step, points.column_step
-    n_features = rows.shape[1]
-    side_by_side = np.empty(n_features, base.dtype)
     for i in range(start, stop):
-        weight = weights[i * weight_step]
+        weight = weight_of(weights, weight_step, i)
         if weight > 0.0:
             label = np.int64(labels[i])
-            if column_step == 1:
-                at = i * row_step
-                add_error(base, at, rows, label, n_features, weight, sums, sq_errors)
-            else:
-                copy_values(points, i, side_by_side)
-                add_error(side_by_side, 0, rows, label, n_features, weight, sums, sq_errors)
+            add_error(
+                base, i * row_step, column_step, side_by_side, rows, label, side_by_side.size,
+                weight, sums, sq_errors,
+            )  # fmt: skip
             sizes[np.uintp(label)] += weight
 
 
-@part
-def copy_values(
-    points,  # IN DensePoints
-    i,  # IN which row
-    values,  # OUT (d,) float
-):
-    """A row as it is, its values side by side."""
-    at = i * points.row_step
-    for t in range(values.size):
-        values[t] = points.base[np.uintp(at + t * points.column_step)]
+@kernel
+def add_up(points, weights, weight_step, start, stop, rows, labels, sums, sizes, sq_errors):
+    """``add_rows`` for whoever has the labels."""
+    side_by_side = new_vector(points.n_features, points.base.dtype)
+    add_rows(
+        points, weights, weight_step, start, stop, rows, side_by_side, labels,
+        sums, sizes, sq_errors,
+    )  # fmt: skip
 
 
 @kernel
 def assign_dense(
-    points, weights, weight_step, start, stop,  # IN as in add_up
+    points, weights, weight_step, start, stop,  # IN as in add_rows
     centers,  # IN PackedCenters
-    collect,  # IN bool, whether to add to the sums below
+    collect,  # IN bool, whether to add to the sums below; not for listed rows
     labels,  # INOUT (n,) int32
-    sums, sizes, sq_errors,  # INOUT as in add_up
-    utilities, lower,  # OUT as in label_rows
+    sums, sizes, sq_errors,  # INOUT as in add_rows
+    utilities,  # INOUT (K,) float64, of w (|x - second nearest|^2 - |x - c|^2); (0,): not wanted
+    lower,  # OUT (n,) float, no centre but the row's own is nearer than that; (0,): not wanted
+    listed,  # IN (m,) int64, the rows are listed[start:stop]; ALL_ROWS: they are start:stop
 ):  # fmt: skip
-    """Label rows ``start:stop`` and, if asked, add them to their clusters' sums.
+    """Label rows and, if asked, add them to their clusters' sums.
 
     Returns how many labels changed, and how many rows needed the exact look.
     """
-    which = np.empty(ROWS, np.int64)
+    rows, origin, panels, starts, order, kappa, smallest, largest = centers
+    base, row_step, column_step = points.base, points.row_step, points.column_step
+    n_centers, n_features = rows.shape
+    n_quads = (n_centers + QUAD - 1) // QUAD
+    width, real = tile_points(panels), panels.dtype.type
+    tile, norms = new_vector(n_features * width, real), new_vector(width, real)
+    best, second = new_vector(width, real), new_vector(width, real)
+    index, which = new_vector(width, np.int32), new_vector(width, np.int64)
+    values, shifted = new_vector(starts.size, real), new_vector(n_features, real)
+    row = new_vector(n_features, np.float64)
+    # Numbers of the data's dtype, whose rounding is a fraction of kappa, hence twice.
+    eps = n_features * epsilon(panels)  # of the norms, which are added up plainly
+    norm_share, tiny, nothing = real(1.0 - 2.0 * kappa - eps), real(smallest), real(0.0)
+    share, twice_tiny, limit = real(DOUBT_SHARE * kappa), real(2.0 * smallest), real(largest)
     n_changed = 0
     n_exact = 0
-    for first in range(start, stop, ROWS):
-        count = min(ROWS, stop - first)
-        for k in range(count):
-            which[k] = first + k
-        changed, exact = label_rows(
-            points, weights, weight_step, which, count, centers, labels, utilities, lower
-        )
-        n_changed += changed
-        n_exact += exact
+    for block in range(start, stop, ROWS):
+        block_end = lesser(block + ROWS, stop)
+        for first in range(block, block_end, width):
+            count = lesser(width, block_end - first)
+            for l in range(count):
+                which[l] = listed[first + l] if listed.size else first + l
+            fill_tile(base, row_step, column_step, which, 0, count, origin, tile, norms)
+            sweep(tile, panels, starts, n_quads, n_features, best, second, index)
+            doubts = doubtful(best, second, norms, share, twice_tiny, limit)
+            if lower.size:
+                for l in range(count):
+                    sq_dist = second[l] + norms[l] * norm_share - tiny
+                    sq_dist = sq_dist if sq_dist > nothing else nothing
+                    lower[np.uintp(which[l])] = np.sqrt(sq_dist) * real(1.0 - 1e-6)
+            for l in range(count):
+                i = np.uintp(which[l])
+                place = np.uintp(index[l])
+                label = np.int64(order[place])
+                if doubts >> l & 1:
+                    norm = np.float64(norms[l])
+                    margin = 2.0 * kappa * (norm + starts[place]) + smallest
+                    if not (second[l] - best[l] > margin and norm < largest):
+                        copy_row(points, i, row)
+                        for t in range(n_features):
+                            shifted[t] = tile[t * width + l]
+                        label = nearest_exact(row, shifted, 0, norm, centers, values)
+                        n_exact += 1
+                        if lower.size:
+                            lower[i] = nothing
+                if labels[i] != label:
+                    labels[i] = label
+                    n_changed += 1
+                if utilities.size:
+                    weight = weight_of(weights, weight_step, i)
+                    if weight > 0.0:
+                        utilities[np.uintp(label)] += weight * (second[l] - best[l])
         if collect:
-            add_up(
-                points, weights, weight_step, first, first + count, centers.rows, labels,
+            add_rows(
+                points, weights, weight_step, block, block_end, rows, shifted, labels,
                 sums, sizes, sq_errors,
             )  # fmt: skip
     return n_changed, n_exact

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel, part
-from pgkmeans_sk.kernels.errors import sq_error
-from pgkmeans_sk.kernels.nearest import squared_distance
+from pgkmeans_sk.kernels.errors import sq_error, squared_distance
 from pgkmeans_sk.kernels.sparse_scores import lanes_of, n_lanes, row_scores, two_least_of_lanes
 from pgkmeans_sk.kernels.sweep import padding
 from pgkmeans_sk.kernels.vectors import SUM_BLOCK

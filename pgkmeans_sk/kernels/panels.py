@@ -23,7 +23,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.core import types
+from llvmlite import ir
+from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
 from pgkmeans_sk.kernels.sweep import padding
@@ -38,6 +39,9 @@ from pgkmeans_sk.kernels.vectors import (
 
 TAG_BITS = 4
 """log2(P): bits at the end of a value that name its lane."""
+
+BOUNDS_AT_ONCE = 4
+"""Bounds of the exact look that are compared together; a panel is a multiple of it."""
 
 ACCUMULATORS = 8
 """Two multiply-adds of four cycles each: so many sums have to be on their way at once."""
@@ -138,7 +142,7 @@ def panel_values(
     starts: Any,  # IN (n_panels * P,) float, where each accumulator starts
     panel: Any,  # IN intp, g
     n_features: Any,  # IN intp, d
-    values: Any,  # OUT (P,) float
+    values: Any,  # OUT (n_panels * P,) float, in the places of the panel
 ) -> Any:
     """All ``starts[j] + panels[j] . x`` of one panel, for one row."""
     signature = types.void(rows, types.intp, panels, starts, types.intp, types.intp, values)
@@ -150,11 +154,59 @@ def panel_values(
         emit = _builder(context, builder, rows.dtype, arguments[5].type)
         row = builder.gep(pointer(0), [arguments[1]])
         (found,) = _values(emit, [row], pointer(2), pointer(3), arguments[4], arguments[5])
+        first = builder.mul(arguments[4], emit.index(PANEL_WIDTH))
         for v, value in enumerate(found):
-            emit.store(value, pointer(6), emit.index(v * emit.lanes))
+            emit.store(value, pointer(6), builder.add(first, emit.index(v * emit.lanes)))
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def least_bound(
+    typing_context: Any,
+    values: Any,  # IN (n_panels * P,) float
+    starts: Any,  # IN (n_panels * P,) float
+    share: Any,  # IN float64
+    norm: Any,  # IN float64
+    smallest: Any,  # IN float64
+) -> Any:
+    """The least ``values[j] + share (norm + starts[j]) + smallest``, in float64."""
+    double = types.float64
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        emit = VectorBuilder(builder, ir.DoubleType(), 64, BOUNDS_AT_ONCE, cgutils.intp_t)
+        arrays = [
+            context.make_array(kind)(context, builder, array)
+            for kind, array in zip(signature.args[:2], arguments[:2], strict=True)
+        ]
+        share, norm, smallest = (emit.splat(number) for number in arguments[2:])
+        least_r = emit.register(emit.constant(float("inf")))
+        places = cgutils.for_range_slice(
+            builder, emit.index(0), arrays[0].nitems, emit.index(BOUNDS_AT_ONCE)
+        )
+        with places as (place, _):
+            value, start = (_load_wide(emit, array.data, place) for array in arrays)
+            margin = builder.fadd(builder.fmul(share, builder.fadd(norm, start)), smallest)
+            bound = builder.fadd(value, margin)
+            builder.store(emit.smaller(bound, builder.load(least_r)), least_r)
+        least = builder.load(least_r)
+        found = builder.extract_element(least, ir.Constant(emit.int32, 0))
+        for lane in range(1, BOUNDS_AT_ONCE):
+            other = builder.extract_element(least, ir.Constant(emit.int32, lane))
+            found = builder.select(builder.fcmp_ordered("<", other, found), other, found)
+        return found
+
+    return double(values, starts, double, double, double), generate
+
+
+def _load_wide(emit: VectorBuilder, numbers: Any, at: Any) -> Any:
+    """Numbers of either precision as float64."""
+    loaded = emit.load(numbers, at)
+    if loaded.type == emit.vector:
+        return loaded
+    loaded.align = 4
+    return emit.builder.fpext(loaded, emit.vector)
 
 
 def _builder(context: Any, builder: Any, dtype: Any, intp: Any) -> VectorBuilder:

@@ -1,18 +1,30 @@
 """How kernels see the user's rows, dense or sparse, without a copy.
 
 ``sq_dist_to``, ``sq_dist_at``, ``dot_with``, ``add_row`` and ``copy_row`` are the whole vocabulary:
-Numba picks the dense or the sparse form by the type of ``points`` when it compiles the kernel that
-calls them.
+the dense or the sparse form is picked by the type of ``points`` when a kernel that calls them is
+compiled. Most first fits are of dense rows, so their forms are written out (``vectors.py``): as
+functions in Python each would be compiled on its own, and then once more in its caller.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.extending import intrinsic
 from numba.extending import overload
 
-from pgkmeans_sk.kernels.errors import row_product, sq_error
+from pgkmeans_sk.kernels.errors import (
+    add_weighted,
+    four_lanes,
+    product,
+    square_of_error,
+    sum_of_terms,
+)
+from pgkmeans_sk.kernels.vectors import VectorBuilder, array_pointer
 
 
 class DensePoints(NamedTuple):
@@ -62,62 +74,177 @@ def sparse_points(X: Any) -> SparsePoints:
     return SparsePoints(data, indices, indptr, X.shape[1])
 
 
-def sq_dist_to(points, i, vector, vector_norm):
-    """``|x_i - vector|^2`` in float64, for ``vector`` (d,) with ``vector_norm = |vector|^2``."""
-    raise NotImplementedError("only inside kernels")
-
-
-def sq_dist_at(points, i, vectors, at, vector_norm):
-    """The same for one of several vectors, ``vectors[at : at + d]``, without making it an array."""
-    raise NotImplementedError("only inside kernels")
-
-
-def dot_with(points, i, vector):
-    """``x_i . vector`` in float64."""
-    raise NotImplementedError("only inside kernels")
-
-
-def add_row(points, i, weight, target):
-    """``target += weight * x_i``, for ``target`` (d,) float64."""
-    raise NotImplementedError("only inside kernels")
-
-
-def copy_row(points, i, target):
-    """``target = x_i``, for ``target`` (d,) float64."""
-    raise NotImplementedError("only inside kernels")
-
-
 def _is_dense(points: Any) -> bool:
     return points.instance_class is DensePoints
 
 
-@overload(sq_dist_to)
-def _sq_dist_to(points, i, vector, vector_norm):
-    def dense(points, i, vector, vector_norm):
-        at = i * points.row_step
-        step = points.column_step
-        if step == 1:
-            return sq_error(points.base, at, vector, 0, points.n_features)
-        # The same in the same order: four sums side by side.
-        sum0 = sum1 = sum2 = sum3 = 0.0
-        whole = points.n_features - points.n_features % 4
-        for t in range(0, whole, 4):
-            sum0 += (points.base[at + t * step] - vector[t]) ** 2
-            sum1 += (points.base[at + (t + 1) * step] - vector[t + 1]) ** 2
-            sum2 += (points.base[at + (t + 2) * step] - vector[t + 2]) ** 2
-            sum3 += (points.base[at + (t + 3) * step] - vector[t + 3]) ** 2
-        for t in range(whole, points.n_features):
-            sum0 += (points.base[at + t * step] - vector[t]) ** 2
-        return (sum0 + sum1) + (sum2 + sum3)
+class _Row(NamedTuple):
+    """A dense row in LLVM."""
 
-    def sparse(points, i, vector, vector_norm):
-        total = vector_norm
-        for k in range(points.indptr[i], points.indptr[i + 1]):
-            value = np.float64(points.data[k])
-            total += value * (value - 2.0 * vector[points.indices[k]])
-        return max(total, 0.0)
+    first: Any  # pointer to its first value
+    step: Any  # from one value to the next
+    n_features: Any
 
-    return dense if _is_dense(points) else sparse
+
+def _dense_row(context: Any, builder: Any, signature: Any, arguments: Any) -> _Row:
+    """The row that the first two arguments of a function below name."""
+    base, row_step, column_step, n_features = (
+        builder.extract_value(arguments[0], k) for k in range(4)
+    )
+    values = array_pointer(context, builder, signature.args[0].types[0], base)
+    first = builder.gep(values, [builder.mul(arguments[1], row_step)])
+    return _Row(first, column_step, n_features)
+
+
+def _for_either_step(
+    builder: Any, row: _Row, name: str, emit: Callable[..., Any], others: list[Any]
+) -> Any:
+    """What ``emit(builder, first, step, n_features, *others)`` gives; its kind is a float64.
+
+    Emitted in place for values side by side (the step is None). Rows whose values lie apart are
+    rare: for them there is one function in a kernel, which all places call.
+    """
+    found = cgutils.alloca_once(builder, ir.DoubleType())
+    side_by_side = builder.icmp_signed("==", row.step, row.step.type(1))
+    with builder.if_else(side_by_side) as (in_place, elsewhere):
+        with in_place:
+            builder.store(emit(builder, row.first, None, row.n_features, *others), found)
+        with elsewhere:
+            arguments = [row.first, row.step, row.n_features, *others]
+            kinds = [argument.type for argument in arguments]
+            name = f"{name}.{row.first.type.pointee}"
+            function = builder.module.globals.get(name)
+            if function is None:
+                kind = ir.FunctionType(ir.DoubleType(), kinds)
+                function = ir.Function(builder.module, kind, name)
+                function.linkage = "internal"
+                function.attributes.add("noinline")
+                function.attributes.add("optsize")
+                inside = ir.IRBuilder(function.append_basic_block())
+                inside.ret(emit(inside, *function.args))
+            builder.store(builder.call(function, arguments), found)
+    return builder.load(found)
+
+
+def _sum(term: Callable[[VectorBuilder, Any, Any], Any], sparse_form: Any) -> Callable[..., Any]:
+    """How to generate a sum of terms over a row and a vector, the third argument."""
+
+    def emit(builder: Any, first: Any, step: Any, n_features: Any, vector: Any) -> Any:
+        return sum_of_terms(four_lanes(builder), first, step, vector, n_features, term)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not _is_dense(signature.args[0]):
+            return context.compile_internal(builder, sparse_form, signature, arguments)
+        row = _dense_row(context, builder, signature, arguments)
+        vector = array_pointer(context, builder, signature.args[2], arguments[2])
+        return _for_either_step(builder, row, f"sum.{term.__name__}", emit, [vector])
+
+    return generate
+
+
+def _sparse_sq_dist_to(points, i, vector, vector_norm):
+    total = vector_norm
+    for k in range(points.indptr[i], points.indptr[i + 1]):
+        value = np.float64(points.data[k])
+        total += value * (value - 2.0 * vector[points.indices[k]])
+    return max(total, 0.0)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def sq_dist_to(
+    typing_context: Any,
+    points: Any,  # IN Points
+    i: Any,  # IN intp
+    vector: Any,  # IN (d,) float64
+    vector_norm: Any,  # IN float64, its squared norm
+) -> Any:
+    """``|x_i - vector|^2`` in float64."""
+    signature = types.float64(points, types.intp, vector, types.float64)
+    return signature, _sum(square_of_error, _sparse_sq_dist_to)
+
+
+def _sparse_dot_with(points, i, vector):
+    total = 0.0
+    for k in range(points.indptr[i], points.indptr[i + 1]):
+        total += points.data[k] * vector[points.indices[k]]
+    return total
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def dot_with(
+    typing_context: Any,
+    points: Any,  # IN Points
+    i: Any,  # IN intp
+    vector: Any,  # IN (d,) float64
+) -> Any:
+    """``x_i . vector`` in float64."""
+    signature = types.float64(points, types.intp, vector)
+    return signature, _sum(product, _sparse_dot_with)
+
+
+def _sparse_add_row(points, i, weight, target):
+    for k in range(points.indptr[i], points.indptr[i + 1]):
+        target[points.indices[k]] += weight * points.data[k]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_row(
+    typing_context: Any,
+    points: Any,  # IN Points
+    i: Any,  # IN intp
+    weight: Any,  # IN float64
+    target: Any,  # INOUT (d,) float64
+) -> Any:
+    """``target += weight * x_i``."""
+
+    def emit(builder: Any, first: Any, step: Any, n_features: Any, weight: Any, sums: Any) -> Any:
+        add_weighted(four_lanes(builder), first, step, weight, sums, n_features)
+        return weight
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not _is_dense(points):
+            return context.compile_internal(builder, _sparse_add_row, signature, arguments)
+        row = _dense_row(context, builder, signature, arguments)
+        sums = array_pointer(context, builder, target, arguments[3])
+        _for_either_step(builder, row, "add_weighted", emit, [arguments[2], sums])
+        return context.get_dummy_value()
+
+    return types.void(points, types.intp, types.float64, target), generate
+
+
+def _sparse_copy_row(points, i, target):
+    for t in range(points.n_features):
+        target[t] = 0.0
+    for k in range(points.indptr[i], points.indptr[i + 1]):
+        target[points.indices[k]] = points.data[k]
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_row(
+    typing_context: Any,
+    points: Any,  # IN Points
+    i: Any,  # IN intp
+    target: Any,  # OUT (d,) float
+) -> Any:
+    """``target = x_i``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not _is_dense(points):
+            return context.compile_internal(builder, _sparse_copy_row, signature, arguments)
+        row = _dense_row(context, builder, signature, arguments)
+        values = array_pointer(context, builder, target, arguments[2])
+        with cgutils.for_range(builder, row.n_features) as feature:
+            x = builder.load(builder.gep(row.first, [builder.mul(feature.index, row.step)]))
+            x = context.cast(builder, x, points.types[0].dtype, target.dtype)
+            builder.store(x, builder.gep(values, [feature.index]))
+        return context.get_dummy_value()
+
+    return types.void(points, types.intp, target), generate
+
+
+def sq_dist_at(points, i, vectors, at, vector_norm):
+    """``sq_dist_to`` for one of several vectors, ``vectors[at : at + d]``, not made an array."""
+    raise NotImplementedError("only inside kernels")
 
 
 @overload(sq_dist_at)
@@ -136,67 +263,5 @@ def _sq_dist_at(points, i, vectors, at, vector_norm):
             value = np.float64(points.data[k])
             total += value * (value - 2.0 * vectors[at + np.uintp(points.indices[k])])
         return max(total, 0.0)
-
-    return dense if _is_dense(points) else sparse
-
-
-@overload(dot_with)
-def _dot_with(points, i, vector):
-    def dense(points, i, vector):
-        at = i * points.row_step
-        step = points.column_step
-        if step == 1:
-            return row_product(points.base, at, vector, 0, points.n_features)
-        # The same in the same order: four sums side by side.
-        sum0 = sum1 = sum2 = sum3 = 0.0
-        whole = points.n_features - points.n_features % 4
-        for t in range(0, whole, 4):
-            sum0 += points.base[at + t * step] * vector[t]
-            sum1 += points.base[at + (t + 1) * step] * vector[t + 1]
-            sum2 += points.base[at + (t + 2) * step] * vector[t + 2]
-            sum3 += points.base[at + (t + 3) * step] * vector[t + 3]
-        for t in range(whole, points.n_features):
-            sum0 += points.base[at + t * step] * vector[t]
-        return (sum0 + sum1) + (sum2 + sum3)
-
-    def sparse(points, i, vector):
-        total = 0.0
-        for k in range(points.indptr[i], points.indptr[i + 1]):
-            total += points.data[k] * vector[points.indices[k]]
-        return total
-
-    return dense if _is_dense(points) else sparse
-
-
-@overload(add_row)
-def _add_row(points, i, weight, target):
-    def dense(points, i, weight, target):
-        at = i * points.row_step
-        if points.column_step == 1:
-            for t in range(points.n_features):
-                target[np.uintp(t)] += weight * points.base[np.uintp(at + t)]
-        else:
-            for t in range(points.n_features):
-                target[t] += weight * points.base[at + t * points.column_step]
-
-    def sparse(points, i, weight, target):
-        for k in range(points.indptr[i], points.indptr[i + 1]):
-            target[points.indices[k]] += weight * points.data[k]
-
-    return dense if _is_dense(points) else sparse
-
-
-@overload(copy_row)
-def _copy_row(points, i, target):
-    def dense(points, i, target):
-        at = i * points.row_step
-        for t in range(points.n_features):
-            target[t] = points.base[at + t * points.column_step]
-
-    def sparse(points, i, target):
-        for t in range(points.n_features):
-            target[t] = 0.0
-        for k in range(points.indptr[i], points.indptr[i + 1]):
-            target[points.indices[k]] = points.data[k]
 
     return dense if _is_dense(points) else sparse

@@ -254,7 +254,7 @@ def settle_challenged(
     points, centers, bounds, labels,
     first,  # IN first row of the block
     n_challenged,  # IN rows
-    values, row, side_by_side,  # WORK (P,) float, (d,) float64, (d,) float
+    values, row, side_by_side,  # WORK (n_panels * P,) float, (d,) float64, (d,) float
     block,  # IN Block
 ):  # fmt: skip
     """Step 3b: the labels of challenged rows; returns how many changed, and how many near ties."""
@@ -295,7 +295,7 @@ def settle_challenged(
                     for j in range(PANEL_WIDTH):
                         here = panel * PANEL_WIDTH + j
                         if here != own[r] and here != place:
-                            following = min(following, np.float64(values[j]))
+                            following = min(following, np.float64(values[here]))
                 runner_up = min(following, np.float64(second[r])) + at_least
                 if runner_up > sq_dist * (1.0 + TINY_SHARE):
                     doubtful = False
@@ -334,7 +334,7 @@ def assign_pruned(
     """
     n_features = centers.origin.size
     block = new_block(block_size, n_features, bounds.moves.size, centers.origin)
-    values = np.empty(PANEL_WIDTH, centers.origin.dtype)
+    values = np.empty(centers.starts.size, centers.origin.dtype)
     side_by_side = np.empty(n_features, centers.origin.dtype)
     row = np.empty(n_features, np.float64)
     zero = np.zeros((1, n_features), np.float64)

@@ -14,8 +14,20 @@ import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.errors import sq_error
-from pgkmeans_sk.kernels.nearest import ROWS, add_up, copy_values, label_rows
+from pgkmeans_sk.kernels.nearest import ROWS, add_up, assign_dense
 from pgkmeans_sk.kernels.pruned import TINY_SHARE
+
+
+@part
+def copy_values(
+    points,  # IN DensePoints
+    i,  # IN which row
+    values,  # OUT (d,) float
+):
+    """A row as it is, its values side by side."""
+    at = i * points.row_step
+    for t in range(values.size):
+        values[t] = points.base[np.uintp(at + t * points.column_step)]
 
 
 @part
@@ -68,9 +80,10 @@ def assign_again(
             points, centers.rows, labels, lower, centers.smallest, move, first, count,
             side_by_side, listed,
         )  # fmt: skip
-        changed, exact = label_rows(
-            points, weights, weight_step, listed, n_listed, centers, labels, no_utilities, no_bounds
-        )
+        changed, exact = assign_dense(
+            points, weights, weight_step, 0, n_listed, centers, False, labels,
+            sums, sizes, sq_errors, no_utilities, no_bounds, listed,
+        )  # fmt: skip
         n_changed += changed
         n_exact += exact
         n_swept += n_listed

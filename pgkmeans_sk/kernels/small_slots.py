@@ -30,6 +30,7 @@ class Addresses(NamedTuple):
 
     assign: int  # nearest.assign_dense
     cut: int  # split.cut_nodes
+    select: int  # split.select_by_weight, or 0
     moments: int  # split.node_moments
 
 
@@ -221,7 +222,7 @@ def assign_slot(
     changed, _ = call_for_two_ints(
         assign,
         (points, weights, weight_step, np.int64(0), np.int64(labels.size), packed, True, labels,
-         means, sizes, sq_errors, utilities, no_bounds),
+         means, sizes, sq_errors, utilities, no_bounds, slots.changed[:0]),
     )  # fmt: skip
     slots.changed[slot] = changed
     all_own = True

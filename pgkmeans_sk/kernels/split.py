@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pgkmeans_sk.kernels.compile import kernel, part
+from pgkmeans_sk.kernels.compile import kernel_without_memory, part
+from pgkmeans_sk.kernels.linked import call_for_int
 from pgkmeans_sk.kernels.points import add_row, copy_row, dot_with, sq_dist_to
+from pgkmeans_sk.kernels.steps import as_written, clear, inner, lesser, swap, weight_of
 
 BALL = 0
 PRINCIPAL = 1
@@ -35,39 +37,29 @@ FEW_MOVES = 64
 """Two centres are at rest when fewer than one member in so many changes sides."""
 
 
-@kernel
-def count_members(
+@kernel_without_memory
+def list_members(
     labels,  # IN (n,) int32
     position,  # IN (K,) int64, number of the node for a cluster's rows, or -1
     weights,  # IN (n,) or (1,) float64
     weight_step,  # IN 1, or 0 when one weight serves all rows
-    counts,  # INOUT (m,) int64, zeros at first
+    ends,  # INOUT (m,) int64, where each node's next row goes; after zeros, how many rows it has
+    order,  # OUT (sum of counts,) int; (0,): only count
 ):
-    """Count the rows of positive weight of each node."""
+    """Write the numbers of the rows of positive weight of each node side by side."""
+    as_written(labels)
     for i in range(labels.size):
         node = position[labels[i]]
-        if node >= 0 and weights[i * weight_step] > 0.0:
-            counts[node] += 1
-
-
-@kernel
-def list_members(
-    labels, position, weights, weight_step,
-    ends,  # INOUT (m,) int64, where each node's next row goes
-    order,  # OUT (sum of counts,) int
-):  # fmt: skip
-    """Write the row numbers of each node side by side."""
-    for i in range(labels.size):
-        node = position[labels[i]]
-        if node >= 0 and weights[i * weight_step] > 0.0:
-            order[ends[node]] = i
+        if node >= 0 and weight_of(weights, weight_step, i) > 0.0:
+            if order.size:
+                order[ends[node]] = i
             ends[node] += 1
 
 
 # Loops, not array expressions: these would bring in Numba's broadcasting, 2 s of compilation.
 
 
-@kernel
+@part
 def fill_mean(
     points,  # IN Points
     weights,  # IN (n,) or (1,) float64
@@ -78,30 +70,28 @@ def fill_mean(
     mean,  # OUT (d,) float64
 ):
     """Mean of a node; returns its weight, and the squared norm of the mean."""
-    for t in range(mean.size):
-        mean[t] = 0.0
+    clear(mean)
     weight = 0.0
     for k in range(low, high):
-        w = weights[order[k] * weight_step]
+        w = weight_of(weights, weight_step, order[k])
         weight += w
         add_row(points, order[k], w, mean)
-    norm = 0.0
     for t in range(mean.size):
         mean[t] /= weight
-        norm += mean[t] * mean[t]
-    return weight, norm
+    return weight, inner(mean, mean)
 
 
-@kernel
+@kernel_without_memory
 def node_moments(
     points, weights, weight_step, order, low, high,  # IN as above
     mean,  # OUT (d,) float64
 ):  # fmt: skip
     """Mean, weight and scatter (weighted sum of squared distances to the mean) of a node."""
+    as_written(points)
     weight, norm = fill_mean(points, weights, weight_step, order, low, high, mean)
     scatter = 0.0
     for k in range(low, high):
-        w = weights[order[k] * weight_step]
+        w = weight_of(weights, weight_step, order[k])
         scatter += w * sq_dist_to(points, order[k], mean, norm)
     return weight, scatter
 
@@ -112,9 +102,7 @@ def copy_farthest(
     pole,  # OUT (d,) float64
 ):  # fmt: skip
     """The member farthest from the mean, the one of lowest number if there are several."""
-    norm = 0.0
-    for t in range(mean.size):
-        norm += mean[t] * mean[t]
+    norm = inner(mean, mean)
     farthest = order[low]
     largest = -1.0
     for k in range(low, high):
@@ -133,9 +121,7 @@ def fill_ball_keys(
     keys,  # OUT (m,) float64
 ):  # fmt: skip
     """Squared distances to the pole."""
-    norm = 0.0
-    for t in range(pole.size):
-        norm += pole[t] * pole[t]
+    norm = inner(pole, pole)
     for k in range(low, high):
         keys[k] = sq_dist_to(points, order[k], pole, norm)
 
@@ -153,40 +139,28 @@ def fill_principal_keys(
         direction[t] -= mean[t]
     centre = 0.0
     for _ in range(POWER_STEPS):
-        sq_length = 0.0
-        for t in range(mean.size):
-            sq_length += direction[t] * direction[t]
-        length = np.sqrt(sq_length)
+        length = np.sqrt(inner(direction, direction))
         if length == 0.0:
             break
-        centre = 0.0
         for t in range(mean.size):
             direction[t] /= length
-            centre += mean[t] * direction[t]
-            product[t] = 0.0
+        centre = inner(mean, direction)
+        clear(product)
         total = 0.0
         for k in range(low, high, step):
-            coordinate = weights[order[k] * weight_step] * (
+            coordinate = weight_of(weights, weight_step, order[k]) * (
                 dot_with(points, order[k], direction) - centre
             )
             total += coordinate
             add_row(points, order[k], coordinate, product)
-        centre = 0.0
         for t in range(mean.size):
             direction[t] = product[t] - total * mean[t]
-            centre += mean[t] * direction[t]
+        centre = inner(mean, direction)
     for k in range(low, high):
         keys[k] = dot_with(points, order[k], direction) - centre
 
 
-@part
-def swap(order, keys, first, second):
-    """Exchange two members and their keys."""
-    order[first], order[second] = order[second], order[first]
-    keys[first], keys[second] = keys[second], keys[first]
-
-
-@part
+@kernel_without_memory
 def select_by_weight(
     weights, weight_step,
     order,  # INOUT (m,) int
@@ -198,15 +172,18 @@ def select_by_weight(
 
     Returns the middle, or ``low`` if all keys are equal and no cut exists.
     """
+    as_written(order)
     first, last, before = low, high, 0.0  # the cut lies in first:last; weight left of first
     while last - first > 0:
         a, b, c = keys[first], keys[(first + last) // 2], keys[last - 1]
-        pivot = max(min(a, b), min(max(a, b), c))
+        if b < a:
+            a, b = b, a
+        pivot = a if c < a else (b if b < c else c)
         less, equal_end, k = first, last, first
         lighter = equal = 0.0
         while k < equal_end:
             if keys[k] < pivot:
-                lighter += weights[order[k] * weight_step]
+                lighter += weight_of(weights, weight_step, order[k])
                 swap(order, keys, k, less)
                 less += 1
                 k += 1
@@ -214,7 +191,7 @@ def select_by_weight(
                 equal_end -= 1
                 swap(order, keys, k, equal_end)
             else:
-                equal += weights[order[k] * weight_step]
+                equal += weight_of(weights, weight_step, order[k])
                 k += 1
         if before + lighter > target and less > first:
             last = less
@@ -255,41 +232,42 @@ def best_threshold(
     """
     smallest = largest = keys[low]
     for k in range(low + 1, high):
-        smallest = min(smallest, keys[k])
-        largest = max(largest, keys[k])
+        smallest = keys[k] if keys[k] < smallest else smallest
+        largest = keys[k] if keys[k] > largest else largest
     if smallest == largest:
         return smallest
     extent = largest - smallest  # keys are taken as shares of it: their squares may not exist
+    bin_weights, bin_sums, bin_keys = bins[0], bins[1], bins[2]
+    clear(bin_weights)
+    clear(bin_sums)
     for b in range(BINS):
-        bins[0, b] = bins[1, b] = 0.0
-        bins[2, b] = smallest
+        bin_keys[b] = smallest
+    total_weight = total_sum = 0.0
     for k in range(low, high):
         position = (keys[k] - smallest) / extent
-        b = np.int64(position * BINS)
-        b = b if b < BINS else BINS - 1
-        w = weights[order[k] * weight_step]
-        bins[0, b] += w
-        bins[1, b] += w * position
-        bins[2, b] = keys[k] if keys[k] > bins[2, b] else bins[2, b]
-    total_weight = total_sum = 0.0
+        b = lesser(np.int64(position * BINS), BINS - 1)
+        w = weight_of(weights, weight_step, order[k])
+        bin_weights[b] += w
+        bin_sums[b] += w * position
+        bin_keys[b] = keys[k] if keys[k] > bin_keys[b] else bin_keys[b]
     for b in range(BINS):
-        total_weight += bins[0, b]
-        total_sum += bins[1, b]
+        total_weight += bin_weights[b]
+        total_sum += bin_sums[b]
     threshold = smallest
     best = -1.0
     weight = total = 0.0
     for b in range(BINS - 1):
-        if bins[0, b] == 0.0:
+        if bin_weights[b] == 0.0:
             continue
-        weight += bins[0, b]
-        total += bins[1, b]
+        weight += bin_weights[b]
+        total += bin_sums[b]
         if weight >= total_weight:
             break
         difference = total / weight - (total_sum - total) / (total_weight - weight)
         between = weight * (total_weight - weight) * difference * difference
         if between > best:
             best = between
-            threshold = bins[2, b]
+            threshold = bin_keys[b]
     return threshold
 
 
@@ -297,12 +275,14 @@ def best_threshold(
 def two_means(
     points, weights, weight_step, order, keys, low, middle, high,
     n_steps,  # IN at most so many Lloyd steps with two centres
-    left, right,  # WORK (d,) float64
+    means,  # WORK (2, d) float64, of the sides
 ):  # fmt: skip
     """Move the cut by Lloyd's steps on the node's own members."""
+    left, right = means[0], means[1]
     for _ in range(n_steps):
-        fill_mean(points, weights, weight_step, order, low, middle, left)
-        fill_mean(points, weights, weight_step, order, middle, high, right)
+        for side in range(2):
+            first, last = (low, middle) if side == 0 else (middle, high)
+            fill_mean(points, weights, weight_step, order, first, last, means[side])
         # Half of |x - l|^2 - |x - r|^2 is (r - l) . x minus this:
         border = 0.0
         for t in range(left.size):
@@ -321,7 +301,7 @@ def two_means(
     return middle
 
 
-@kernel
+@kernel_without_memory
 def cut_nodes(
     points, weights, weight_step,
     order,  # INOUT (m,) int
@@ -329,6 +309,7 @@ def cut_nodes(
     ranges,  # IN (p, 2) int64, low and high of each node
     means,  # IN (p, d) float64
     fractions,  # IN (p,) float64, share of the weight that should go left, or AT_BEST
+    select,  # IN int, address of select_by_weight; of no account where all are AT_BEST
     rule,  # IN BALL or PRINCIPAL
     n_two_means,  # IN Lloyd steps with two centres after the cut
     first_node, last_node,  # IN which nodes to cut
@@ -340,6 +321,7 @@ def cut_nodes(
     child_scatters,  # OUT (p, 2) float64
 ):  # fmt: skip
     """Cut nodes ``first_node:last_node`` in two."""
+    as_written(points)
     first_vector, second_vector = work[0], work[1]
     for p in range(first_node, last_node):
         low, high = ranges[p, 0], ranges[p, 1]
@@ -360,9 +342,9 @@ def cut_nodes(
             else:
                 total = 0.0
                 for k in range(low, high):
-                    total += weights[order[k] * weight_step]
-                middle = select_by_weight(
-                    weights, weight_step, order, keys, low, high, fractions[p] * total
+                    total += weight_of(weights, weight_step, order[k])
+                middle = call_for_int(
+                    select, (weights, weight_step, order, keys, low, high, fractions[p] * total)
                 )
             if middle > low:
                 break
@@ -370,9 +352,8 @@ def cut_nodes(
         if middle == low:
             continue
         middle = two_means(
-            points, weights, weight_step, order, keys, low, middle, high, n_two_means,
-            first_vector, second_vector,
-        )  # fmt: skip
+            points, weights, weight_step, order, keys, low, middle, high, n_two_means, work
+        )
         middles[p] = middle
         for side in range(2):
             first, last = (low, middle) if side == 0 else (middle, high)

@@ -22,7 +22,8 @@ agree. With fewer than W features several rows lie side by side in a register fi
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -33,10 +34,11 @@ from pgkmeans_sk.kernels.vectors import VectorBuilder, array_pointer, vector_byt
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def fill_tile_by_rows(
+def fill_tile(
     typing_context: Any,
-    base: Any,  # IN (span,) float; row i is base[i * row_step : i * row_step + d]
+    base: Any,  # IN (span,) float; value t of row i is base[i * row_step + t * column_step]
     row_step: Any,  # IN intp
+    column_step: Any,  # IN intp
     which: Any,  # IN (m,) int64, rows which[first : first + count]
     first: Any,  # IN intp
     count: Any,  # IN intp, from 1 to L; the last row fills the lanes beyond
@@ -44,58 +46,97 @@ def fill_tile_by_rows(
     tile: Any,  # OUT (d * L,) float, of rows minus origin
     norms: Any,  # OUT (L,) float, their squared norms
 ) -> Any:
-    """Bring rows that lie feature by feature into the layout of ``sweep``."""
+    """Bring rows into the layout of ``sweep``."""
     integer = types.intp
-    signature = types.void(base, integer, which, integer, integer, origin, tile, norms)
+    signature = types.void(base, integer, integer, which, integer, integer, origin, tile, norms)
     bits = tile.dtype.bitwidth
     lanes, n_vectors = vector_bytes() * 8 // bits, vectors_per_tile()
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         base_p, which_p, origin_p, tile_p, norms_p = (
             array_pointer(context, builder, signature.args[i], arguments[i])
-            for i in (0, 2, 5, 6, 7)
+            for i in (0, 3, 6, 7, 8)
         )
-        step, first, count = arguments[1], arguments[3], arguments[4]
+        row_step, column_step, first, count = arguments[1], arguments[2], arguments[4], arguments[5]
         element = context.get_value_type(tile.dtype)
-        emit = VectorBuilder(builder, element, bits, lanes, step.type)
-        n_features = context.make_array(signature.args[5])(context, builder, arguments[5]).nitems
+        emit = VectorBuilder(builder, element, bits, lanes, row_step.type)
+        n_features = context.make_array(signature.args[6])(context, builder, arguments[6]).nitems
         last = builder.sub(count, emit.index(1))
 
-        with cgutils.for_range(builder, emit.index(n_vectors)) as vector:
-            offset = builder.mul(vector.index, emit.index(lanes))
-            rows = []
-            for l in range(lanes):
-                lane = emit.smaller_int(builder.add(offset, emit.index(l)), last)
-                number = builder.load(builder.gep(which_p, [builder.add(first, lane)]))
-                rows.append(builder.gep(base_p, [builder.mul(number, step)]))
-            norm_r = emit.register(emit.zero)
+        def row_at(lane: Any) -> Any:
+            """Pointer to the row of a lane."""
+            place = builder.add(first, emit.smaller_int(lane, last))
+            number = builder.load(builder.gep(which_p, [place]))
+            return builder.gep(base_p, [builder.mul(number, row_step)])
 
-            def move(t: Any, width: int, offset: Any = offset, rows: Any = rows,
-                     norm_r: Any = norm_r) -> None:  # fmt: skip
-                narrow = VectorBuilder(builder, element, bits, width, step.type)
-                near = narrow.load(origin_p, t)
-                square = [builder.fsub(narrow.load(row, t), near) for row in rows]
-                for i, values in enumerate(_transposed(emit, square, width)):
-                    emit.add_product(values, values, norm_r)
-                    place = builder.mul(
-                        builder.add(t, emit.index(i)), emit.index(n_vectors * lanes)
-                    )
-                    emit.store(values, tile_p, builder.add(place, offset))
-
-            whole = builder.and_(n_features, emit.index(-lanes))
-            squares = cgutils.for_range_slice(builder, emit.index(0), whole, emit.index(lanes))
-            with squares as (t, _):
-                move(t, lanes)
-            done, width = whole, lanes // 2
-            while width:
-                left = builder.and_(n_features, emit.index(width))
-                with builder.if_then(builder.icmp_signed("!=", left, emit.index(0))):
-                    move(done, width)
-                done, width = builder.add(done, left), width // 2
-            emit.store(builder.load(norm_r), norms_p, offset)
+        to = _Tile(origin_p, tile_p, norms_p, n_features, n_vectors)
+        is_one = builder.icmp_signed("==", column_step, emit.index(1))
+        with builder.if_else(is_one) as (side_by_side, apart):
+            with side_by_side:
+                _fill_by_rows(emit, row_at, to)
+            with apart:
+                _fill_by_numbers(emit, row_at, column_step, to)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+class _Tile(NamedTuple):
+    """Where rows go, and what is taken off them, in LLVM."""
+
+    origin: Any
+    tile: Any
+    norms: Any
+    n_features: Any
+    n_vectors: int
+
+
+def _fill_by_numbers(
+    emit: VectorBuilder, row_at: Callable[[Any], Any], column_step: Any, to: _Tile
+) -> None:
+    """One number after the other."""
+    builder, width = emit.builder, emit.index(emit.lanes * to.n_vectors)
+    with cgutils.for_range(builder, width) as lane:
+        row = row_at(lane.index)
+        norm_r = emit.register(ir.Constant(emit.element, 0.0))
+        with cgutils.for_range(builder, to.n_features) as feature:
+            x = builder.load(builder.gep(row, [builder.mul(feature.index, column_step)]))
+            x = builder.fsub(x, builder.load(builder.gep(to.origin, [feature.index])))
+            place = builder.add(builder.mul(feature.index, width), lane.index)
+            builder.store(x, builder.gep(to.tile, [place]))
+            norm = builder.fadd(builder.load(norm_r), builder.fmul(x, x))
+            builder.store(norm, norm_r)
+        builder.store(builder.load(norm_r), builder.gep(to.norms, [lane.index]))
+
+
+def _fill_by_rows(emit: VectorBuilder, row_at: Callable[[Any], Any], to: _Tile) -> None:
+    """Squares of numbers, transposed."""
+    builder, lanes, width = emit.builder, emit.lanes, emit.lanes * to.n_vectors
+    with cgutils.for_range(builder, emit.index(to.n_vectors)) as vector:
+        offset = builder.mul(vector.index, emit.index(lanes))
+        rows = [row_at(builder.add(offset, emit.index(l))) for l in range(lanes)]
+        norm_r = emit.register(emit.zero)
+
+        def move(t: Any, n_numbers: int) -> None:
+            narrow = VectorBuilder(builder, emit.element, emit.lane_int.width, n_numbers, emit.intp)
+            near = narrow.load(to.origin, t)
+            square = [builder.fsub(narrow.load(row, t), near) for row in rows]
+            for i, values in enumerate(_transposed(emit, square, n_numbers)):
+                emit.add_product(values, values, norm_r)
+                place = builder.mul(builder.add(t, emit.index(i)), emit.index(width))
+                emit.store(values, to.tile, builder.add(place, offset))
+
+        whole = builder.and_(to.n_features, emit.index(-lanes))
+        squares = cgutils.for_range_slice(builder, emit.index(0), whole, emit.index(lanes))
+        with squares as (t, _):
+            move(t, lanes)
+        done, n_numbers = whole, lanes // 2
+        while n_numbers:
+            left = builder.and_(to.n_features, emit.index(n_numbers))
+            with builder.if_then(builder.icmp_signed("!=", left, emit.index(0))):
+                move(done, n_numbers)
+            done, n_numbers = builder.add(done, left), n_numbers // 2
+        emit.store(builder.load(norm_r), to.norms, offset)
 
 
 def _transposed(emit: VectorBuilder, rows: list[Any], width: int) -> list[Any]:
