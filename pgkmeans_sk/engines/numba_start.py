@@ -74,9 +74,9 @@ def start_of_small_table(
             new_nodes(n_clusters, n_features, present), np.empty((2, n_clusters)),
             np.empty((6, n_clusters), dtype=np.int64), mean, leaves is not None, _RULES[plan.cut],
             plan.share == "error", frame, np.empty(0, dtype=origin.dtype),
-            float(np.finfo(origin.dtype).eps), addresses, plan.n_steps, plan.max_rounds, max(1, int(plan.donor_share * n_clusters)),
-            plan.n_two_means, *plan.shares_of_utility, plan.smallest_gain, plan.hopeless_share,
-            found,
+            float(np.finfo(origin.dtype).eps), addresses, plan.n_steps, plan.max_rounds,
+            max(1, int(plan.donor_share * n_clusters)), plan.n_two_means, *plan.shares_of_utility,
+            plan.smallest_gain, plan.hopeless_share, found,
         )  # fmt: skip
 
     arguments = arguments_for(start_small, kind, make_arguments)
