@@ -173,7 +173,7 @@ def label_rows(
     rows = doubtful.nonzero().squeeze(1)
     for start, stop in blocks(len(rows), block_rows(X.device, packed.pair_bytes)):
         chosen = rows[start:stop]
-        labels[chosen] = decide_rows(X[chosen], packed)
+        labels[chosen] = _decide(X[chosen], packed)
     return labels
 
 
@@ -229,7 +229,7 @@ def _bound(sq_norms: torch.Tensor, nearest: torch.Tensor, packed: PackedCenters)
     return torch.where(sq_norms < packed.largest, size, float("inf"))
 
 
-def decide_rows(X: torch.Tensor, packed: PackedCenters) -> torch.Tensor:
+def _decide(X: torch.Tensor, packed: PackedCenters) -> torch.Tensor:
     """Labels (b,) int32 by D itself."""
     values, sq_norms = _values(X, packed)
     best, nearest = values.min(dim=1)

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
 from pgkmeans_sk.engines.torch_labels import (
     Products,
-    decide_rows,
-    pack_centers,
     products_on,
     sq_distances,
     without_autocast,
@@ -43,9 +40,14 @@ class PackedProblems:
 
     @property
     def row_bytes(self) -> int:
-        """Working memory for a row."""
+        """Working memory for a row and all centres in products."""
         n_columns, n_centers = self.columns.shape[1:]
         return int(self.starts.element_size() * (n_centers + 4 * n_columns))
+
+    @property
+    def pair_bytes(self) -> int:
+        """The same with numbers of pairs."""
+        return self.row_bytes + 32 * self.columns.shape[2]
 
 
 def pack_problems(exact: torch.Tensor, origins: torch.Tensor) -> PackedProblems:
@@ -88,60 +90,89 @@ def find_nearest(
 
     With how much farther the second one is, up to rounding, and where there is a doubt.
     """
+    values, sq_norms = _values(X, packed, own)
+    best, nearest = values.min(dim=2)
+    values.scatter_(2, nearest[..., None], float("inf"))
+    gaps = values.amin(dim=2) - best
+    doubtful = torch.logical_not(gaps > _bound(sq_norms, nearest, packed, own))
+    return nearest, gaps.nan_to_num_(nan=0.0).clamp_(min=0.0), doubtful
+
+
+def _values(
+    X: torch.Tensor, packed: PackedProblems, own: slice
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(1 - kappa) |c|^2 - 2 x.c`` (a, b, K), and |x|^2 (a, b), of shifted rows and centres."""
     origins = packed.origins[own]
     shifted = X.to(origins.dtype) - origins[:, None]
     sq_norms = (shifted * shifted).sum(dim=2)
     factors = packed.products.side_by_side(shifted, 0)
     with without_autocast(X.device):
-        values = torch.baddbmm(packed.starts[own, None], factors, packed.columns[own])
-    best, nearest = values.min(dim=2)
-    values.scatter_(2, nearest[..., None], float("inf"))
-    gaps = values.amin(dim=2) - best
+        return torch.baddbmm(packed.starts[own, None], factors, packed.columns[own]), sq_norms
+
+
+def _bound(
+    sq_norms: torch.Tensor, nearest: torch.Tensor, packed: PackedProblems, own: slice
+) -> torch.Tensor:
+    """What a value may be above the least one, with its centre still the nearest, (a, b)."""
     norms = packed.norms[own].gather(1, nearest)
-    bound = 2.0 * packed.kappas[own, None] * (sq_norms + norms) + packed.smallest
-    bound = torch.where(sq_norms < packed.largest, bound, float("inf"))
-    doubtful = torch.logical_not(gaps > bound)
-    return nearest, gaps.nan_to_num_(nan=0.0).clamp_(min=0.0), doubtful
+    size = 2.0 * packed.kappas[own, None] * (sq_norms + norms) + packed.smallest
+    # Also where the squared norm itself is no number.
+    return torch.where(sq_norms < packed.largest, size, float("inf"))
 
 
-def decide(
-    rows: torch.Tensor, numbers: torch.Tensor, problems: torch.Tensor, packed: PackedProblems,
-    labels: torch.Tensor, places: torch.Tensor,
-) -> None:  # fmt: skip
-    """Write the labels of rows in doubt, by D, to ``places`` (m,) of ``labels`` (A * n,).
-
-    They are the rows ``numbers`` (m,) of ``rows`` (B * n, d), and of the ``problems`` (m,) of
-    ``packed``.
-    """
+def are_few(n_rows: int, packed: PackedProblems) -> bool:
+    """Whether so many rows in doubt are compared with all centres, which needs no more waits."""
     _, n_centers, n_features = packed.exact.shape
-    size = block_rows(rows.device, 32 * n_centers * n_features)
-    if len(numbers) > DIRECT_BLOCKS * size:
-        _decide_in_turn(rows, numbers, problems, packed, labels, places)
-        return
+    return n_rows <= DIRECT_BLOCKS * _rows_compared(packed.exact.device, n_centers, n_features)
+
+
+def _rows_compared(device: torch.device, n_centers: int, n_features: int) -> int:
+    """How many rows are compared with all centres at a time."""
+    return block_rows(device, 32 * n_centers * n_features)
+
+
+def decide_among_all(
+    rows: torch.Tensor, problems: torch.Tensor, packed: PackedProblems
+) -> torch.Tensor:
+    """Labels (m,) int32 by D itself of ``rows`` (m, d) of ``problems`` (m,)."""
+    _, n_centers, n_features = packed.exact.shape
     every = torch.arange(n_centers, device=rows.device)
-    for start, stop in blocks(len(numbers), size):
-        block = slice(start, stop)
-        own = rows[numbers[block]].to(torch.float64)[:, None].expand(-1, n_centers, -1)
-        centers = packed.exact[problems[block]]
+    labels = torch.empty(len(rows), dtype=torch.int32, device=rows.device)
+    size = _rows_compared(rows.device, n_centers, n_features)
+    for start, stop in blocks(len(rows), size):
+        own = rows[start:stop, None].expand(-1, n_centers, -1)
+        centers = packed.exact[problems[start:stop]]
         found = sq_distances(own.reshape(-1, n_features), centers.view(-1, n_features))
         sq_dists = found.view(-1, n_centers)
         is_least = sq_dists == sq_dists.amin(dim=1, keepdim=True)
-        nearest = torch.where(is_least, every, n_centers).amin(dim=1)
-        labels[places[block]] = nearest.to(labels.dtype)
+        labels[start:stop] = torch.where(is_least, every, n_centers).amin(dim=1)
+    return labels
 
 
-def _decide_in_turn(
-    rows: torch.Tensor, numbers: torch.Tensor, problems: torch.Tensor, packed: PackedProblems,
-    labels: torch.Tensor, places: torch.Tensor,
-) -> None:  # fmt: skip
-    """The same where nearly all is in doubt: of each row, only a few centres are looked at."""
-    ends = torch.searchsorted(problems, torch.arange(len(packed.exact) + 1, device=rows.device))
-    bounds = ends.cpu().tolist()
-    for number, (first, last) in enumerate(pairwise(bounds)):
-        if first == last:
-            continue
-        alone = pack_centers(packed.exact[number], packed.origins[number])
-        size = block_rows(rows.device, alone.pair_bytes)
-        for start, stop in blocks(last - first, size):
-            block = slice(first + start, first + stop)
-            labels[places[block]] = decide_rows(rows[numbers[block]], alone)
+def decide_among_candidates(
+    X: torch.Tensor, packed: PackedProblems, own: slice, doubtful: torch.Tensor
+) -> torch.Tensor:
+    """Labels (a, b) int32 by D itself of the ``doubtful`` (a, b) among rows (a, b, d).
+
+    Only centres that may be the nearest are looked at. Other rows have the label K.
+    """
+    values, sq_norms = _values(X, packed, own)
+    best, nearest = values.min(dim=2)
+    limit = best + _bound(sq_norms, nearest, packed, own)
+    may_be = torch.logical_not(values > limit[..., None]).logical_and_(doubtful[..., None])
+    del values
+    n_problems, n_rows, n_centers = may_be.shape
+    pairs, candidates = may_be.flatten(0, 1).nonzero(as_tuple=True)
+    rows, exact = X.flatten(0, 1), packed.exact[own]
+    sq_dists = torch.empty(len(pairs), dtype=torch.float64, device=X.device)
+    for start, stop in blocks(len(pairs), block_rows(X.device, 32 * X.shape[2])):
+        those, others = pairs[start:stop], candidates[start:stop]
+        centers = exact[those // n_rows, others]
+        sq_dists[start:stop] = sq_distances(rows[those], centers)
+    shape = n_problems * n_rows
+    least = torch.full((shape,), float("inf"), dtype=torch.float64, device=X.device)
+    least.scatter_reduce_(0, pairs, sq_dists, "amin")
+    candidates = torch.where(sq_dists == least[pairs], candidates, n_centers)
+    labels = torch.full((shape,), n_centers, dtype=torch.int64, device=X.device)
+    labels.scatter_reduce_(0, pairs, candidates, "amin")
+    return labels.to(torch.int32).view(n_problems, n_rows)

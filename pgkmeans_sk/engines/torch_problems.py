@@ -24,8 +24,10 @@ from pgkmeans_sk.engines.torch_device import TorchEngine
 from pgkmeans_sk.engines.torch_memory import block_rows, problems_at_once, sum_rows
 from pgkmeans_sk.engines.torch_nodes import TorchNodes, members_of
 from pgkmeans_sk.engines.torch_problem_labels import (
+    are_few,
     blocks_of_problems,
-    decide,
+    decide_among_all,
+    decide_among_candidates,
     find_nearest,
     pack_problems,
 )
@@ -147,10 +149,16 @@ class TorchProblems:
             block = problems, rows
             labels[block], gaps[block], doubtful[block] = find_nearest(X, packed, problems)
         places = doubtful.view(-1).nonzero().squeeze(1)
-        if len(places):
-            problems_of = places // self.n_rows
-            numbers = self._numbers(which, problems_of, places % self.n_rows)
-            decide(self._rows, numbers, problems_of, packed, labels.view(-1), places)
+        if len(places) and are_few(len(places), packed):
+            of = places // self.n_rows
+            own = self._rows[self._numbers(which, of, places % self.n_rows)]
+            labels.view(-1)[places] = decide_among_all(own, of, packed)
+        elif len(places):
+            together = block_rows(self._device, packed.pair_bytes)
+            for block in blocks_of_problems(len(which), self.n_rows, together):
+                X = self.X[self._index(which[block[0]])][:, block[1]]
+                decided = decide_among_candidates(X, packed, block[0], doubtful[block])
+                labels[block] = torch.where(doubtful[block], decided, labels[block])
         return labels, gaps
 
     def _numbers(self, which: IntArray, problems: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -236,6 +244,17 @@ class TorchProblems:
     def joined(self, parts: Sequence[tuple[IntArray, States]]) -> States:
         """States in the order of the numbers (a,) that come with them."""
         return joined(parts)
+
+    def some(self, values: torch.Tensor, positions: IntArray) -> torch.Tensor:
+        """Those of the ``values`` (A, ...) at these positions."""
+        return values[self.to_device(positions)]
+
+    def either(
+        self, chosen: NDArray[np.bool_], values: torch.Tensor, others: torch.Tensor
+    ) -> torch.Tensor:
+        """``values`` (A, ...) where ``chosen`` (A,), else the ``others``."""
+        shape = (-1, *(1 for _ in values.shape[1:]))
+        return torch.where(self.to_device(chosen).view(shape), values, others)
 
     # ---------------------------------------------------------------- sets of rows
 

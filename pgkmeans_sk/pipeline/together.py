@@ -39,20 +39,16 @@ class Solutions:
     n_iters: IntArray  # (B,)
     n_effective_clusters: IntArray  # (B,)
 
-    def updated(self, better: NDArray[np.bool_], others: Solutions) -> Solutions:
-        """With the ``others`` where they are ``better`` (B,); in place."""
-        for number in np.flatnonzero(better):
-            self.centers[number], self.labels[number] = (
-                others.centers[number],
-                others.labels[number],
-            )
-        return replace(
-            self,
-            inertias=np.where(better, others.inertias, self.inertias),
-            n_iters=np.where(better, others.n_iters, self.n_iters),
-            n_effective_clusters=np.where(
-                better, others.n_effective_clusters, self.n_effective_clusters
-            ),
+    def updated(
+        self, problems: TorchProblems, better: NDArray[np.bool_], others: Solutions
+    ) -> Solutions:
+        """With the ``others`` where they are ``better`` (B,)."""
+        return Solutions(
+            problems.either(better, others.centers, self.centers),
+            problems.either(better, others.labels, self.labels),
+            np.where(better, others.inertias, self.inertias),
+            np.where(better, others.n_iters, self.n_iters),
+            np.where(better, others.n_effective_clusters, self.n_effective_clusters),
         )
 
 
@@ -72,7 +68,7 @@ def run_together(
         if best is None:
             best = replace(found, labels=found.labels.clone())
         else:
-            best = best.updated(found.inertias < best.inertias, found)
+            best = best.updated(problems, found.inertias < best.inertias, found)
     assert best is not None
     return best
 

@@ -62,11 +62,11 @@ class _Walk:
     plain_next: NDArray[np.bool_]  # (a,)
     inertias: FloatArray  # (iterations, a), the last few
 
-    def only(self, chosen: NDArray[np.bool_]) -> _Walk:
+    def only(self, problems: TorchProblems, chosen: NDArray[np.bool_]) -> _Walk:
         """Those that are ``chosen`` (a,)."""
         previous = self.previous
         if previous is not None:
-            previous = previous[np.flatnonzero(chosen)]
+            previous = problems.some(previous, np.flatnonzero(chosen))
         return _Walk(
             self.at[chosen], previous, self.steps[chosen], self.has_previous[chosen],
             self.belongs[chosen], self.plain_next[chosen], self.inertias[:, chosen],
@@ -97,7 +97,7 @@ def lloyd_together(
     left: list[tuple[IntArray, States]] = []
     astray: list[IntArray] = []
     n_iter = 0
-    while len(walk.at):
+    while True:
         n_iter += 1
         is_last = limits[walk.at] == n_iter
         walk, states, converged = _iterate(problems, which, walk, states, settings, is_last)
@@ -107,7 +107,9 @@ def lloyd_together(
             n_iters[gone], has_converged[gone] = n_iter, converged[leaves]
             left.append((gone, states.at(leaves)))
             astray.append(gone[~walk.belongs[leaves]])
-            walk, states = walk.only(~leaves), states.at(~leaves)
+            if leaves.all():
+                break
+            walk, states = walk.only(problems, ~leaves), states.at(~leaves)
     states = problems.joined(left)
     again = np.sort(np.concatenate(astray))
     if len(again):  # labels are those of the states again
