@@ -212,6 +212,7 @@ def many_problems(weighted, few_rows):
         with (
             mock.patch.object(torch.Tensor, "numpy", read),
             mock.patch.object(torch.Tensor, "nonzero", some),
+            mock.patch.object(torch.Tensor, "__bool__", return_value=False),
             mock.patch.object(torch_problem_labels, "DIRECT_BLOCKS", 10**6 if few_rows else 0),
             FakeTensorMode(),
         ):
