@@ -26,7 +26,7 @@ REAL = ("iris", "wine", "breast_cancer", "digits")
 SHORTEST_SECONDS, MOST_PAIRS, FEWEST_PAIRS = 0.4, 60, 3
 FEWEST_ROWS_PER_CLUSTER = 5
 COMPILING_FITS = 60
-"""Small fits after which all kernels are compiled (engines/numba_start.py)."""
+"""Small fits after which all kernels are compiled (engines/small_kernels.py)."""
 
 Fit = Callable[[], Any]
 Table = NDArray[np.floating]

@@ -29,6 +29,7 @@ from pgkmeans_sk.pipeline.together import run_together
 from pgkmeans_sk.pipeline.together_starts import fewest_rows
 from pgkmeans_sk.results import FloatArray, IntArray
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
+from pgkmeans_sk.verbosity import silence
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def fit_problems(
     seed = estimator.random_state
     if not isinstance(seed, int | np.integer):
         seed = check_random_state(seed).randint(2**31 - 1)
-    settings = settings_of(estimator, lambda message: None)
+    settings = settings_of(estimator, silence)
     starts = _starts_of_each(estimator, problems)
     first = problems.engine(0, estimator)  # what it refuses, it refuses before any work
     parts: list[_Part] = []

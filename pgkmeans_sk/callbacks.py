@@ -47,9 +47,14 @@ class CallbackMonitor:
     def __init__(self, estimator: Any, X: Any, n_starts: int, max_iter: int) -> None:
         self._estimator, self._X, self._max_iter = estimator, X, max_iter
         self._fit = None
-        if hasattr(estimator, "_init_callback_context"):
+        if _has_listeners(estimator):
             self._fit = estimator._init_callback_context(max_subtasks=n_starts)
             self._fit.call_on_fit_task_begin(estimator=estimator, X=X)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anybody listens; if not, it need not be told of anything."""
+        return self._fit is not None
 
     def begin_start(self, number: int) -> None:
         """Tell that start ``number`` begins."""
@@ -85,3 +90,10 @@ class CallbackMonitor:
         """Tell that the fit is over."""
         if self._fit is not None:
             self._fit.call_on_fit_task_end(estimator=self._estimator, X=self._X)
+
+
+def _has_listeners(estimator: Any) -> bool:
+    """Whether callbacks were set, or those of a meta-estimator may look at the tree of tasks."""
+    return bool(getattr(estimator, "_skl_callbacks", ())) or hasattr(
+        estimator, "_parent_callback_ctx"
+    )

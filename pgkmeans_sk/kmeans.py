@@ -308,7 +308,8 @@ class PGKMeans(
             with opened_input(self, X, weights) as engine:
                 check_engine_limits(engine, size_limits)
                 monitor = CallbackMonitor(self, as_given(X), len(starts), self.max_iter)
-                solution = run(engine, starts, settings, rng, self.consolidate, monitor)
+                heard = monitor if monitor.is_heard else None
+                solution = run(engine, starts, settings, rng, self.consolidate, heard)
             used = solution.centers[: solution.n_effective_clusters]
             stream = Stream(solution.centers, solution.sizes, used)
             remember_solution(self, engine, solution, stream, stacklevel=3 + WRAPPER_FRAMES)

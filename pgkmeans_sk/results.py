@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,27 @@ class SmallStart:
     n_two_means: int
     shares_of_utility: tuple[float, float]
     smallest_gain: float
+    hopeless_share: float
+
+
+class Started(NamedTuple):
+    """What an engine has found of a start in one go."""
+
+    centers: NDArray[np.floating]
+    inertia: float | None  # None: these are the leaves of the tree, of which some own no rows
+    is_settled: bool = False  # whether not even the best move would pay
+
+
+@dataclass(frozen=True)
+class SmallLloyd:
+    """How an engine that can iterate in one go is to do it (``pipeline/lloyd.py``)."""
+
+    max_iter: int
+    threshold: float  # of the squared moves' sum, at which no more iterations are made
+    accelerate: bool
+    relaxation: float
+    stall_window: int
+    stall_share: float  # of the inertia; what an iteration with momentum has to gain
 
 
 @dataclass(frozen=True)

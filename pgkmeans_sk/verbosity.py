@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 logger = logging.getLogger("pgkmeans_sk")
 
 
+def silence(message: str) -> None:
+    """Take a message to nobody; who is given this one need not compose it."""
+
+
 @contextlib.contextmanager
 def spoken(verbose: int) -> Iterator[Callable[[str], None]]:
     """Yield a function for messages: silent, unless ``verbose``.
@@ -17,7 +21,7 @@ def spoken(verbose: int) -> Iterator[Callable[[str], None]]:
     standard error, and the logger is left as it was found.
     """
     if not verbose:
-        yield lambda message: None
+        yield silence
         return
     handler, level = logging.StreamHandler(), logger.level
     needs_handler = not logger.hasHandlers()

@@ -25,7 +25,7 @@ from pgkmeans_sk.nn.level_weight import LevelWeight
 from pgkmeans_sk.nn.moments import MomentSums
 from pgkmeans_sk.nn.soft_kmeans import Points, SoftKMeans, nearest
 from pgkmeans_sk.pipeline.settings import Settings
-from pgkmeans_sk.pipeline.together_exchange import rebalance_together
+from pgkmeans_sk.pipeline.together_exchange import are_settled, rebalance_together
 from pgkmeans_sk.pipeline.together_lloyd import lloyd_together
 
 FAR = "far"
@@ -222,13 +222,15 @@ def many_problems(weighted, few_rows):
             problems.assign(np.arange(4), torch.empty((4, 9, 3), device=FAR))
             states = problems.assign(which, torch.empty((2, 9, 3), device=FAR))
             states, _, _ = lloyd_together(problems, which, states, chosen)
-            states = rebalance_together(problems, which, states, chosen, 2)
+            states, moves = rebalance_together(problems, which, states, chosen, 2)
+            are_settled(problems, which, states, moves)
             part = problems.sampled(np.zeros((4, 20), dtype=np.int64))
             rows, placed = problems.rows_at(np.zeros((4, 9), dtype=np.int64)), states.centers
             is_there(states.centers, states.means, problems.labels, part.X, part.labels, rows)
             is_there(problems.as_placed(placed), problems.as_centers(*np.ones((2, 4, 9, 3))))
             if not weighted:
-                problems.cut(problems.roots(), np.full(4, 0.5), "ball", 1, np.ones(4, dtype=int))
+                roots = problems.roots(np.arange(4))
+                problems.cut(roots, np.full(4, 0.5), "ball", 1, np.ones(4, dtype=int))
 
     return check
 

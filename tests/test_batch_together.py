@@ -10,11 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pgkmeans_sk import batch, pg_kmeans, pg_kmeans_batch
-from pgkmeans_sk.pipeline import starts, together, together_lloyd
+from pgkmeans_sk.pipeline import (
+    starts,
+    together,
+    together_exchange,
+    together_lloyd,
+    together_starts,
+)
 from pgkmeans_sk.pipeline.empty_clusters import settle
+from pgkmeans_sk.pipeline.exchange import is_settled, rebalance, survey
 from pgkmeans_sk.pipeline.lloyd import lloyd
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 from pgkmeans_sk.pipeline.starts import STARTS
+from pgkmeans_sk.pipeline.together_exchange import MovesTogether, are_settled, survey_together
 from tests import reference
 from tests.conftest import one_thread
 from tests.problems import PATTERNS, blobs, rows
@@ -229,6 +237,130 @@ def test_chunks_of_problems_change_nothing(monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+# ------------------------------------------------------------------ who has a second tree
+
+APART = np.stack([blobs(300, 3, 5, seed=seed, spread=0.3) for seed in range(3)])
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """What is found of first trees, whether they are settled: in step, and one by one."""
+    found = [], []
+
+    def together_spy(*arguments):
+        found[0].extend(are_settled(*arguments).tolist())
+        return np.array(found[0][-len(arguments[1]) :])
+
+    def alone_spy(*arguments):
+        found[1].append(is_settled(*arguments))
+        return found[1][-1]
+
+    monkeypatch.setattr(together_starts, "are_settled", together_spy)
+    monkeypatch.setattr(starts, "is_settled", alone_spy)
+    return found
+
+
+@devices
+@pytest.mark.parametrize("weighting", ["none", "own"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("which", "expected"),
+    [
+        ([0, 1, 2], [True, True, True]),
+        ([3, 4], [False, False]),
+        ([0, 3, 1, 4], [True, False, True, False]),
+        ([3, 0, 4], [False, True, False]),
+    ],
+    ids=["all settled", "none", "in turn", "one"],
+)
+def test_a_second_tree_where_the_first_is_not_settled(
+    judged, device, weighting, dtype, which, expected
+):
+    X = np.concatenate([APART, blobs(600, 3, 5, seed=0, spread=8.0).reshape(2, 300, 3)])[which]
+    weights = None if weighting == "none" else np.resize(WEIGHTS, X.shape[:2])
+    roots = mock.Mock(wraps=TorchProblems.roots)
+    with mock.patch.object(TorchProblems, "roots", lambda *own: roots(*own)):
+        assert_as_alone(torch.from_numpy(X.astype(dtype)).to(device), 5, weights)
+    assert judged[0] == judged[1] == expected
+    grown = [call.args[1].tolist() for call in roots.call_args_list]
+    every, rest = np.arange(len(which)).tolist(), np.flatnonzero(~np.array(expected)).tolist()
+    assert grown == ([every, rest] if rest else [every])
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"metric": "cosine"}, {"refine": 2}, {"n_init": 2}], ids=str
+)
+def test_settled_problems_among_others(judged, parameters):
+    X = np.stack([APART[0], BATCH[0] + 30.0 * (np.arange(300) % 5 == 0)[:, None], APART[1]])
+    assert_as_alone(torch.from_numpy(X), 5, **parameters)
+    assert judged[0] == judged[1]
+    assert True in judged[0]
+
+
+def test_where_there_is_no_race_nothing_is_judged(judged):
+    assert_as_alone(torch.from_numpy(APART), 3)
+    with mock.patch.object(starts, "RACE_WORK", 0):
+        assert_as_alone(torch.from_numpy(APART), 5)
+    assert judged == ([], [])
+
+
+def bunch_and_others(seed, parts):
+    """Two halves of a bunch, or ``parts`` that lie apart, and five far from all; with centres."""
+    rng = np.random.default_rng(seed)
+    bunch = rng.standard_normal((400, 2))
+    is_left = bunch[:, 0] < 0
+    if parts == "apart":
+        bunch[is_left] -= 500.0
+    places = 1e3 * np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [1, 1]])
+    X = np.concatenate([bunch, np.repeat(places, 10, axis=0) + rng.random((50, 2))])
+    return X, np.stack([bunch[is_left].mean(axis=0), bunch[~is_left].mean(axis=0), *places])
+
+
+def test_settled_is_who_is_so_alone():
+    """In the order of cases: at once not; settled; only when all clusters are looked at not."""
+    cases = [bunch_and_others(0, "apart"), bunch_and_others(0, "apart"), bunch_and_others(0, "one")]
+    X, centers = (np.stack(parts) for parts in zip(*cases, strict=True))
+    centers[0, 2:4] = centers[0, 2] + [[0.3, 0.5], [0.7, 0.5]]  # a place has two, another none
+    problems, every, chosen = open_problems(torch.from_numpy(X), None), np.arange(3), Settings(7)
+    states = together_lloyd.settle_together(problems, every, torch.from_numpy(centers), chosen)
+    moves = MovesTogether.of_none(3, 7, 2)
+    assert not are_settled(problems, every, states, moves).any()
+    survey_together(problems, every, states, every, moves)
+    with mock.patch.object(problems, "open_clusters", wraps=problems.open_clusters) as opened:
+        found = are_settled(problems, every, states, moves)
+    assert [call.args[0].tolist() for call in opened.call_args_list] == [[1, 2]]
+    for number in range(3):
+        engine = open_device_engine(torch.from_numpy(X[number]), None, CPU)
+        alone = settle(engine, centers[number], chosen, Journal())
+        own = survey(engine, alone, chosen)
+        np.testing.assert_array_equal(moves.gains[number], own.gains)
+        np.testing.assert_array_equal(moves.prices[number], own.prices)
+        assert found[number] == is_settled(engine, alone, chosen, own)
+    assert found.tolist() == [False, True, False]
+    only = are_settled(problems, every[1:], states.at(every[1:]), moves_at(moves, every[1:]))
+    assert only.tolist() == [True, False]
+
+
+def moves_at(moves, positions):
+    return MovesTogether(*(getattr(moves, name)[positions] for name in vars(moves)))
+
+
+@pytest.mark.parametrize("max_rounds", [0, 1, 3, 25])
+def test_moves_are_known_where_they_are_alone(max_rounds):
+    X = np.concatenate([APART, BATCH, [np.zeros((300, 3))]])
+    problems, every, chosen = open_problems(torch.from_numpy(X), None), np.arange(8), Settings(9)
+    states = together_lloyd.settle_together(problems, every, problems.X[:, :9].clone(), chosen)
+    _, moves = together_exchange.rebalance_together(problems, every, states, chosen, max_rounds)
+    for number in range(8):
+        engine = open_device_engine(torch.from_numpy(X[number]), None, CPU)
+        alone = settle(engine, X[number, :9], chosen, Journal())
+        _, own = rebalance(engine, alone, chosen, Journal(), max_rounds)
+        assert moves.is_known[number] == (own is not None)
+        if own is not None:
+            np.testing.assert_array_equal(moves.gains[number], own.gains)
+            np.testing.assert_array_equal(moves.donors[number], own.donors)
+
+
 # ------------------------------------------------------------------ stages, against one alone
 
 
@@ -366,10 +498,10 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def counted(X, **parameters):
+def counted(X, n_clusters=12, **parameters):
     """Operations, operations that wait, and copies to the host."""
     with HostReads() as reads, Waits() as waits, Operations() as operations:
-        pg_kmeans_batch(X, 12, random_state=0, **parameters)
+        pg_kmeans_batch(X, n_clusters, random_state=0, **parameters)
     return operations.calls.total(), waits.calls.total(), reads.calls["cpu"]
 
 
@@ -380,6 +512,16 @@ def test_work_does_not_grow_with_problems(monkeypatch, init):
     X = torch.from_numpy(blobs(400, 3, 30, seed=1))
     counts = {n: counted(X.expand(n, -1, -1), init=init, n_init=1) for n in (2, 8, 64)}
     assert counts[2] == counts[8] == counts[64]
+
+
+def test_work_does_not_grow_with_problems_some_of_which_are_settled():
+    both = np.stack([APART[0], blobs(300, 3, 5, seed=0, spread=8.0)])
+    X = torch.from_numpy(np.stack([both] * 32))
+    counts = {
+        n: counted(X[:n].flatten(0, 1), n_clusters=5, init="partition", n_init=1)
+        for n in (2, 8, 32)
+    }
+    assert counts[2] == counts[8] == counts[32]
 
 
 def test_two_waits_an_iteration(monkeypatch):

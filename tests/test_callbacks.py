@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
 from pgkmeans_sk import PGKMeans
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
@@ -86,6 +87,23 @@ def test_result_is_the_same_as_without():
     heard, alone = fit(Recorder()).fit(X), PGKMeans(8, random_state=0).fit(X)
     np.testing.assert_array_equal(heard.cluster_centers_, alone.cluster_centers_)
     assert set(vars(heard)) - set(vars(alone)) == {"_skl_callbacks"}
+
+
+def test_the_tree_of_tasks_is_made_for_those_who_may_look_at_it(monkeypatch):
+    made, make = [], PGKMeans._init_callback_context
+
+    def noted(estimator, **parameters):
+        made.append(estimator)
+        return make(estimator, **parameters)
+
+    monkeypatch.setattr(PGKMeans, "_init_callback_context", noted)
+    PGKMeans(3).fit(X)
+    assert made == []
+    fit(Recorder()).fit(X)
+    assert len(made) == 1
+    # Callbacks of a meta-estimator may look at the tasks below.
+    GridSearchCV(PGKMeans(), {"n_clusters": [2, 3]}, cv=2, refit=False).fit(X)
+    assert len(made) == 5
 
 
 def test_clones_keep_callbacks():

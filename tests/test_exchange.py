@@ -8,7 +8,7 @@ from scipy import sparse
 
 from pgkmeans_sk.pipeline import exchange as module
 from pgkmeans_sk.pipeline.empty_clusters import settle
-from pgkmeans_sk.pipeline.exchange import Moves, rebalance, survey
+from pgkmeans_sk.pipeline.exchange import Moves, is_settled, rebalance, survey
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 from tests import reference
 from tests.test_empty_clusters import assert_state_belongs, column
@@ -86,7 +86,7 @@ def test_rebalance_finds_the_pairs(engine, form, dtype):
     X = THREE_PAIRS.astype(dtype)
     opened, journal = engine(form(X)), Journal()
     state = settled(opened, column(-1, 1, 150).astype(dtype))
-    found = rebalance(opened, state, Settings(3), journal, 5)
+    found, _ = rebalance(opened, state, Settings(3), journal, 5)
     np.testing.assert_array_equal(np.sort(found.centers, axis=0), column(0, 100, 200))
     assert found.centers.dtype == dtype
     assert found.inertia == pytest.approx(6)
@@ -100,7 +100,7 @@ def test_many_misplaced_centres_find_their_blobs(engine):
     X = np.repeat(blobs, 40, axis=0) + rng.standard_normal((800, 2))
     opened = engine(X)
     state = settled(opened, X[:20])
-    found = rebalance(opened, state, Settings(20), Journal(), 25)
+    found, _ = rebalance(opened, state, Settings(20), Journal(), 25)
     np.testing.assert_array_equal(found.assignment.sizes, np.full(20, 40))
 
 
@@ -125,7 +125,7 @@ def test_moves_that_do_not_pay_are_taken_back(engine, monkeypatch):
     X = column(0, 2, 10, 12, 20, 22)
     opened = engine(X)
     state = settled(opened, column(1, 11, 21))
-    assert rebalance(opened, state, Settings(3), Journal(), 9) is state
+    assert rebalance(opened, state, Settings(3), Journal(), 9)[0] is state
     # Less boldly, then fewer at a time, then no more; what has failed is not tried twice.
     assert asked == [(0.5, 3), (0.8, 3), (0.8, 1), (0.8, 0)]
     assert made == [3, 1]
@@ -147,7 +147,7 @@ def test_rounds_are_limited(engine, monkeypatch, max_rounds):
     monkeypatch.setattr(module, "survey", counted)
     X = np.random.default_rng(1).random((2000, 2))
     opened = engine(X)
-    state = rebalance(opened, settled(opened, X[:40]), Settings(40), Journal(), max_rounds)
+    state, _ = rebalance(opened, settled(opened, X[:40]), Settings(40), Journal(), max_rounds)
     assert len(asked) == max_rounds
     assert all(asked)
     assert_state_belongs(opened, state, X)
@@ -170,7 +170,7 @@ def test_a_survey_is_made_once_for_each_state(engine, monkeypatch):
 
 def test_two_clusters_have_nothing_to_exchange(engine):
     opened = engine(THREE_PAIRS)
-    found = rebalance(opened, settled(opened, column(0, 1)), Settings(2), Journal(), 5)
+    found, _ = rebalance(opened, settled(opened, column(0, 1)), Settings(2), Journal(), 5)
     assert_state_belongs(opened, found, THREE_PAIRS)
     assert (found.assignment.sizes > 0).all()
 
@@ -178,7 +178,7 @@ def test_two_clusters_have_nothing_to_exchange(engine):
 def test_fewer_distinct_rows_than_clusters(engine):
     X = column(0, 0, 1, 1)
     opened = engine(X)
-    found = rebalance(opened, settled(opened, column(0, 1, 2, 3)), Settings(4), Journal(), 5)
+    found, _ = rebalance(opened, settled(opened, column(0, 1, 2, 3)), Settings(4), Journal(), 5)
     assert found.inertia == 0
     assert_state_belongs(opened, found, X)
 
@@ -189,7 +189,7 @@ def test_rebalance_far_from_the_origin(engine, form):
     for seed in range(20):
         X = 1e8 + np.random.default_rng(seed).integers(0, 4, (8, 2)).astype(np.float64)
         opened = engine(form(X))
-        found = rebalance(opened, settled(opened, X[:4]), Settings(4), Journal(), 5)
+        found, _ = rebalance(opened, settled(opened, X[:4]), Settings(4), Journal(), 5)
         np.testing.assert_array_equal(opened.labels, reference.labels(X, found.centers))
 
 
@@ -214,8 +214,43 @@ def test_rebalance_never_raises_the_inertia(engine, form, problem, max_rounds):
     X, n_clusters, weights = problem
     opened = engine(form(X), weights)
     state = settled(opened, X[:n_clusters])
-    found = rebalance(opened, state, Settings(n_clusters), Journal(), max_rounds)
+    found, _ = rebalance(opened, state, Settings(n_clusters), Journal(), max_rounds)
     assert found.inertia <= state.inertia
     assert found.centers.dtype == X.dtype
     assert_state_belongs(opened, found, X, weights)
     assert len(found.assignment.empty) == len(state.assignment.empty)
+
+
+# ------------------------------------------------------------------ when to stop looking
+
+
+@pytest.mark.parametrize(
+    ("centers", "expected"),
+    [
+        (column(1, 101, 201, 301), True),  # each a cluster of its own
+        (column(0.5, 2, 151, 301), False),  # one is cut, and two are together
+        (column(1, 100, 102, 201, 301), False),  # to lose a part costs little
+    ],
+)
+def test_what_is_hardly_to_be_improved(engine, centers, expected):
+    X = column(*(place + step for place in (0, 100, 200, 300) for step in (0, 1, 2)))
+    opened, settings = engine(X), Settings(len(centers))
+    state = settled(opened, centers)
+    assert is_settled(opened, state, settings, survey(opened, state, settings)) == expected
+    assert not is_settled(opened, state, settings, None)
+
+
+def test_a_bunch_that_is_cut_in_two_is_seen_though_both_parts_are_donors(engine):
+    # The others lie far apart: beside what they cost, to cut a part once more gains nothing.
+    rng = np.random.default_rng(0)
+    bunch = rng.standard_normal((400, 2))
+    places = 1e3 * np.array([[1, 0], [0, 1], [-1, 0], [0, -1], [1, 1]])
+    X = np.concatenate([bunch, np.repeat(places, 10, axis=0) + rng.random((50, 2))])
+    is_left = bunch[:, 0] < 0
+    centers = np.stack([bunch[is_left].mean(axis=0), bunch[~is_left].mean(axis=0), *places])
+    opened, settings = engine(X), Settings(len(centers))
+    state = settled(opened, centers)
+    moves = survey(opened, state, settings)
+    assert sorted(moves.donors) == [0, 1]
+    assert moves.gains[0] < 0.01 * moves.prices[0]
+    assert not is_settled(opened, state, settings, moves)

@@ -248,7 +248,7 @@ def test_labels_repeat_only_if_they_are_the_states(engine, monkeypatch):
         _Momentum, "beyond", lambda momentum, centers, means: means + column(-100, 100)
     )
     opened = engine(column(0, 1, 10, 11))
-    _, last, _, converged = iterated(opened, column(0, 1), tol=0.0)
+    _, last, _, converged = iterated(opened, column(0, 1), Diary(), tol=0.0)
     assert converged
     np.testing.assert_allclose(last.centers, column(0.5, 10.5))
 

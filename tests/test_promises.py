@@ -73,6 +73,8 @@ def recorded_inertias():
     starts = []
 
     class RecordingMonitor(CallbackMonitor):
+        is_heard = True
+
         def begin_start(self, number):
             starts.append([])
             super().begin_start(number)

@@ -77,6 +77,8 @@ def test_iterations_are_counted_on_and_limited():
     numbers = []
 
     class Monitor:
+        is_heard = True
+
         def begin_start(self, number):
             numbers.clear()
 

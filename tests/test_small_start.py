@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits, load_iris
+from sklearn.datasets import load_digits, load_iris, make_blobs
 
 from pgkmeans_sk import PGKMeans
-from pgkmeans_sk.engines import numba_start
+from pgkmeans_sk.engines import small_kernels
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.engines.numba_start import is_small
 from pgkmeans_sk.kernels import small_slots as module
@@ -22,6 +22,9 @@ from pgkmeans_sk.kernels.linked import (
     call_for_two_ints,
 )
 from pgkmeans_sk.pipeline import starts
+from pgkmeans_sk.pipeline.empty_clusters import settle
+from pgkmeans_sk.pipeline.exchange import rebalance
+from pgkmeans_sk.pipeline.partition import partition
 from pgkmeans_sk.pipeline.settings import Journal, Settings
 
 PLAN = starts.small_plan(starts.DEFAULT_RULE)
@@ -30,7 +33,7 @@ PLAN = starts.small_plan(starts.DEFAULT_RULE)
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Compile the kernel when it is first wanted."""
-    monkeypatch.setattr(numba_start, "PATIENCE", 0)
+    monkeypatch.setattr(small_kernels, "PATIENCE", 0)
 
 
 def fitted(X, n_clusters, weights=None):
@@ -87,11 +90,11 @@ def test_weights_that_lie_apart(long_way):
     X, wide = load_iris().data, np.random.default_rng(0).random((150, 3))
     for weights in (wide[:, 1], wide[:, 1].copy()):
         found = NumbaEngine(X, weights).small_start(6, PLAN)
-        assert found is not None
-        assert found[1] == NumbaEngine(X, wide[:, 1].copy()).assign(found[0]).inertia
+        assert found.inertia == NumbaEngine(X, wide[:, 1].copy()).assign(found.centers).inertia
     weights = wide[::-1, 1]
     found = NumbaEngine(X[::-1], weights).small_start(6, PLAN)
-    assert found[1] == NumbaEngine(X[::-1].copy(), weights.copy()).assign(found[0]).inertia
+    alike = NumbaEngine(X[::-1].copy(), weights.copy())
+    assert found.inertia == alike.assign(found.centers).inertia
 
 
 @given(
@@ -127,19 +130,18 @@ def _ignoring_warnings(*arguments):
 def test_the_kernel_is_what_runs():
     # Or else the tests above would compare the pipeline with itself.
     found = NumbaEngine(load_iris().data, None).small_start(8, PLAN)
-    assert found is not None
-    centers, inertia = found
-    assert centers.shape == (8, 4)
-    assert inertia == pytest.approx(NumbaEngine(load_iris().data, None).assign(centers).inertia)
+    assert found.centers.shape == (8, 4)
+    alone = NumbaEngine(load_iris().data, None).assign(found.centers)
+    assert found.inertia == pytest.approx(alone.inertia)
 
 
 # ------------------------------------------------------------------ when it is compiled
 
 
 def test_the_kernel_is_compiled_when_it_was_wanted_often(monkeypatch):
-    monkeypatch.setattr(numba_start, "PATIENCE", 3)
-    monkeypatch.setattr(numba_start, "_n_waited", {})
-    monkeypatch.setattr(numba_start, "lies_ready", lambda *_: False)
+    monkeypatch.setattr(small_kernels, "PATIENCE", 3)
+    monkeypatch.setattr(small_kernels, "_n_waited", {})
+    monkeypatch.setattr(small_kernels, "lies_ready", lambda *_: False)
     engine = NumbaEngine(load_iris().data, None)
     found = [engine.small_start(8, PLAN) is not None for _ in range(5)]
     assert found == [False, False, False, True, True]
@@ -147,8 +149,8 @@ def test_the_kernel_is_compiled_when_it_was_wanted_often(monkeypatch):
 
 def test_a_kernel_that_lies_ready_is_used_at_once(monkeypatch):
     NumbaEngine(load_iris().data, None).small_start(8, PLAN)  # it is there now
-    monkeypatch.setattr(numba_start, "PATIENCE", 3)
-    monkeypatch.setattr(numba_start, "_n_waited", {})
+    monkeypatch.setattr(small_kernels, "PATIENCE", 3)
+    monkeypatch.setattr(small_kernels, "_n_waited", {})
     assert NumbaEngine(load_iris().data, None).small_start(8, PLAN) is not None
 
 
@@ -203,20 +205,69 @@ def test_race_is_won_by_the_better_tree():
     journal = Journal()
     state = starts._race(NumbaEngine(X, None), Settings(8), journal)
     each = [
-        NumbaEngine(X, None).small_start(8, starts.small_plan(rule))[1]
+        NumbaEngine(X, None).small_start(8, starts.small_plan(rule)).inertia
         for rule in (starts.DEFAULT_RULE, starts.RIVAL_RULE)
     ]
     assert state.inertia == pytest.approx(min(each))
     assert journal.start == ["partition-principal-error", "partition-ball"][int(np.argmin(each))]
 
 
+def test_an_empty_leaf_is_left_to_the_pipeline_and_the_rest_is_not():
+    engine, plan = NumbaEngine(load_iris().data, None), starts.small_plan(starts.RIVAL_RULE)
+    found = engine.small_start(32, plan)
+    assert found.inertia is None
+    np.testing.assert_array_equal(found.centers, partition(engine, 32, starts.RIVAL_RULE))
+    journal = Journal()
+    state = settle(engine, found.centers, Settings(32), journal)
+    assert journal.repairs
+    mended = engine.small_start(32, plan, state.centers)
+    expected, _ = rebalance(engine, state, Settings(32), Journal(), starts.SAMPLE_ROUNDS)
+    assert mended.inertia == expected.inertia < state.inertia
+    np.testing.assert_array_equal(mended.centers, expected.centers)
+    grown = starts._grow(engine, starts.RIVAL_RULE, Settings(32), judged=True)
+    assert grown.centers.tobytes() == expected.centers.tobytes()
+    assert grown.repairs == journal.repairs
+
+
+@pytest.mark.parametrize("in_one_go", [False, True])
+@pytest.mark.parametrize(("spread", "is_settled"), [(0.5, True), (8.0, False)])
+def test_no_race_where_the_first_tree_is_hardly_to_be_improved(
+    monkeypatch, in_one_go, spread, is_settled
+):
+    X = make_blobs(300, 8, centers=6, cluster_std=spread, random_state=0)[0]
+    if not in_one_go:
+        monkeypatch.setattr(NumbaEngine, "small_start", lambda *_: None)
+    grown, grow = [], starts._grow
+
+    def spy(*arguments):
+        grown.append(grow(*arguments))
+        return grown[-1]
+
+    monkeypatch.setattr(starts, "_grow", spy)
+    starts._race(NumbaEngine(X, None), Settings(6), Journal())
+    assert len(grown) == (1 if is_settled else 2)
+    assert grown[0].is_settled == is_settled
+
+
 # ------------------------------------------------------------------ sums as NumPy has them
+
+
+@numba.njit
+def sum_of_many(values):
+    return module.sum_of_many(values)
 
 
 @pytest.mark.parametrize("n", [*range(1, 20), 63, 64, 65, 127, 128])
 def test_sums_are_those_of_numpy(n):
     values = np.random.default_rng(n).standard_normal(n) ** 9
     assert numba.njit(lambda x: module.sum_of(x))(values) == values.sum()
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 128, 129, 136, 137, 255, 256, 257, 1000, 4096, 8192, 9999])
+def test_long_sums_are_those_of_numpy(n):
+    values = np.random.default_rng(n).standard_normal(n) ** 9
+    assert sum_of_many(values) == values.sum()
+    assert sum_of_many(values.reshape(-1, 1).copy().ravel()) == values.reshape(-1, 1).sum()
 
 
 def test_order_falls_and_keeps_equals():

@@ -24,7 +24,17 @@ from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.kernels.points import dense_points
 from pgkmeans_sk.kernels.vectors import vector_bytes
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits, SmallStart
+from pgkmeans_sk.results import (
+    Assignment,
+    Cut,
+    FloatArray,
+    IntArray,
+    Nodes,
+    SizeLimits,
+    SmallLloyd,
+    SmallStart,
+    State,
+)  # fmt: skip
 from pgkmeans_sk.threads import effective_n_threads
 
 GATHERED_NUMBERS = 2**25
@@ -113,7 +123,7 @@ class BlockEngine:
     def _origin(self) -> NDArray[Any]:
         """A point near the bulk of the rows; only rounding depends on it, labels do not."""
         some = np.arange(0, self.n_rows, chunks.origin_step(self.n_rows))
-        return np.asarray(np.median(self._rows(some)[0], axis=0), dtype=self.dtype)
+        return np.ascontiguousarray(chunks.medians(self._rows(some)[0]), dtype=self.dtype)
 
     # ---------------------------------------------------------------- passes over all rows
 
@@ -225,7 +235,12 @@ class BlockEngine:
         """Whether all rows may be brought into memory."""
         return fits_memory(self.n_rows, self.n_features, n_clusters)
 
-    def small_start(self, n_clusters: int, plan: SmallStart) -> None:
+    def small_start(
+        self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
+    ) -> None:
+        return None
+
+    def small_lloyd(self, state: State, plan: SmallLloyd) -> None:
         return None
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:

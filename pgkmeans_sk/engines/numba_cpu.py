@@ -20,9 +20,11 @@ from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.moments import mean_variance
 from pgkmeans_sk.engines.numba_limits import RowsWithin
+from pgkmeans_sk.engines.numba_lloyd import iterate_small_table
 from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.engines.numba_start import is_small, start_of_small_table
 from pgkmeans_sk.engines.pruning import Pruning, longest_move
+from pgkmeans_sk.engines.small_kernels import has_one_chunk
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.directions import to_directions
@@ -37,7 +39,10 @@ from pgkmeans_sk.results import (
     IntArray,
     Nodes,
     SizeLimits,
+    SmallLloyd,
     SmallStart,
+    Started,
+    State,
 )  # fmt: skip
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
 
@@ -131,7 +136,7 @@ class NumbaEngine:
         if self._is_sparse:
             return np.zeros(self.n_features, dtype=self.dtype)
         some_rows = self._X[:: chunks.origin_step(self.n_rows)]
-        return np.asarray(np.median(some_rows, axis=0), dtype=self.dtype)
+        return np.ascontiguousarray(chunks.medians(some_rows), dtype=self.dtype)
 
     def _chunk_bounds(self, work: int, partial_bytes: int = 0) -> IntArray:
         """Bounds of the chunks; they depend on the shape of the problem alone."""
@@ -303,14 +308,27 @@ class NumbaEngine:
         return self._node_rows.cut(nodes, fractions, rule, n_two_means)
 
     def small_start(
-        self, n_clusters: int, plan: SmallStart
-    ) -> tuple[NDArray[np.floating], float] | None:
+        self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
+    ) -> Started | None:
         if self._is_sparse or not is_small(self.n_rows, self.n_features, n_clusters):
             return None
         self._gather_rows()
         rows = self._points, self._weights, self._weight_step
         about = self._present(), self.n_rows, self._origin
-        return start_of_small_table(rows, *about, n_clusters, plan)
+        return start_of_small_table(rows, *about, n_clusters, plan, leaves)
+
+    def small_lloyd(self, state: State, plan: SmallLloyd) -> tuple[State, int, bool] | None:
+        if self._is_sparse or not has_one_chunk(self.n_rows, *state.centers.shape[::-1]):
+            return None
+        self._gather_rows()
+        rows = self._points, self._weights, self._weight_step
+        found = iterate_small_table(rows, self._labels, self._origin, state, plan)
+        if found is None:
+            return None
+        self._labels[:] = found.labels
+        self._before = self._utilities = None
+        self._found = found.state.centers.copy(), found.state.assignment
+        return found.state, found.n_iter, found.converged
 
     # ---------------------------------------------------------------- single rows
 

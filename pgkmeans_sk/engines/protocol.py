@@ -16,7 +16,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits, SmallStart
+from pgkmeans_sk.results import (
+    Assignment,
+    Cut,
+    FloatArray,
+    IntArray,
+    Nodes,
+    SizeLimits,
+    SmallLloyd,
+    SmallStart,
+    Started,
+    State,
+)  # fmt: skip
 
 
 class Engine(Protocol):
@@ -109,12 +120,20 @@ class Engine(Protocol):
         """
 
     def small_start(
-        self, n_clusters: int, plan: SmallStart
-    ) -> tuple[NDArray[np.floating], float] | None:
-        """Centres (K, d) of a tree whose errors are mended, and their inertia, found in one go.
+        self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
+    ) -> Started | None:
+        """A tree whose errors are mended, found in one go; or only mended, if it has ``leaves``.
 
         The same as the pipeline would find. None where the engine, or its rows, are not made for
         that: large tables, or rows too much alike. Labels are left as they are.
+        """
+
+    def small_lloyd(self, state: State, plan: SmallLloyd) -> tuple[State, int, bool] | None:
+        """The last state of Lloyd's iteration from ``state``, iterations, whether it converged.
+
+        The same as the pipeline would find, in one go. Labels are those of ``state``, of which no
+        cluster is empty, and then those of the last state. None where the engine, or its rows, are
+        not made for that; labels are left as they are then.
         """
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:

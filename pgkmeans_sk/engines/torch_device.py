@@ -36,7 +36,17 @@ from pgkmeans_sk.engines.torch_rows import (
 )
 from pgkmeans_sk.engines.torch_source import ResidentRows, RowSource, open_source
 from pgkmeans_sk.engines.torch_sums import ends_of_runs, lowest_where, row_sums, sums_of_runs
-from pgkmeans_sk.results import Assignment, Cut, FloatArray, IntArray, Nodes, SizeLimits, SmallStart
+from pgkmeans_sk.results import (
+    Assignment,
+    Cut,
+    FloatArray,
+    IntArray,
+    Nodes,
+    SizeLimits,
+    SmallLloyd,
+    SmallStart,
+    State,
+)  # fmt: skip
 
 USES_KERNELS = True
 """Whether the work on the CPU is left to the Numba kernels; False runs plain PyTorch there, too."""
@@ -289,7 +299,12 @@ class TorchEngine:
                 block = slice(first + start, first + stop)
                 yield block, sq_distances(rows[start:stop], exact[self._labels[block]])
 
-    def small_start(self, n_clusters: int, plan: SmallStart) -> None:
+    def small_start(
+        self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
+    ) -> None:
+        return None
+
+    def small_lloyd(self, state: State, plan: SmallLloyd) -> None:
         return None
 
     def farthest_rows(self, centers: NDArray[np.floating], n_rows: int) -> NDArray[np.floating]:

@@ -258,13 +258,12 @@ class TorchProblems:
 
     # ---------------------------------------------------------------- sets of rows
 
-    def roots(self) -> Nodes:
-        """One node for each problem, with all its rows of positive weight."""
-        counts = np.full(self.n_problems, self.n_rows)
-        rows = torch.arange(len(self._rows), device=self._device)
+    def roots(self, which: IntArray) -> Nodes:
+        """One node for each of the problems ``which`` (A,): its rows of positive weight."""
+        counts = self.n_present[which]
+        rows = self._block_numbers(which, slice(0, self.n_rows))
         if self._has_weight is not None:
-            rows = rows[self._has_weight.flatten()]
-            counts = self.n_present
+            rows = rows[self._has_weight[self._index(which)].flatten()]
         return self._nodes.open(rows, counts, np.ones_like(counts))
 
     @cached_property

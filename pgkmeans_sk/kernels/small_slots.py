@@ -1,7 +1,7 @@
-"""What the kernel of ``small_start.py`` works on, and how its numbers are copied, summed, sorted.
+"""What the kernels for small tables work on, and how their numbers are copied, summed, sorted.
 
-A *slot* holds all that is known of one set of centres. There are three: of the state so far, and
-two for Lloyd's steps from the centres that are on trial.
+A *slot* holds all that is known of one set of centres: a pass over the rows fills it. There is one
+for the state so far, and one or two for the centres that are on trial.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
 from pgkmeans_sk.kernels.compile import part
+from pgkmeans_sk.kernels.linked import call_for_two_ints
+from pgkmeans_sk.kernels.nearest import PackedCenters, fill_panels
 from pgkmeans_sk.kernels.split import BINS
 
 MAX_CLUSTERS = 128
-"""Sums of so many numbers are added up here as NumPy does it."""
+"""Lists of clusters are sorted by insertion, and the inertia is summed in one go."""
 
-SLOTS = 3
+LONGEST_SUM = 128
+"""So many numbers NumPy adds up without halving the list first."""
+MOST_HALVINGS = 48
 
 
 class Addresses(NamedTuple):
@@ -30,17 +34,17 @@ class Addresses(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """Three sets of centres, and what a pass over the rows has told of each."""
+    """Sets of centres, s of them, and what a pass over the rows has told of each."""
 
-    centers: np.ndarray  # (3, K, d) float64, rounded to the data's dtype
-    means: np.ndarray  # (3, K, d) float64
-    sizes: np.ndarray  # (3, K) float64
-    sq_errors: np.ndarray  # (3, K, 4) float64, in four parts
-    errors: np.ndarray  # (3, K) float64
-    utilities: np.ndarray  # (3, K) float64
-    labels: np.ndarray  # (3, n) int32
-    inertias: np.ndarray  # (3,) float64
-    changed: np.ndarray  # (3,) int64, labels that differ from those of the pass before
+    centers: np.ndarray  # (s, K, d) float64, rounded to the data's dtype
+    means: np.ndarray  # (s, K, d) float64
+    sizes: np.ndarray  # (s, K) float64
+    sq_errors: np.ndarray  # (s, K, 4) float64, in four parts
+    errors: np.ndarray  # (s, K) float64
+    utilities: np.ndarray  # (s, K) float64, or (s, 0) where nobody wants to know
+    labels: np.ndarray  # (s, n) int32
+    inertias: np.ndarray  # (s,) float64
+    changed: np.ndarray  # (s,) int64, labels that differ from those of the pass before
 
 
 class Nodes(NamedTuple):
@@ -59,20 +63,22 @@ class Nodes(NamedTuple):
     child_scatters: np.ndarray  # (K, 2) float64
 
 
-def new_slots(n_clusters: int, n_features: int, n_rows: int) -> Slots:
+def new_slots(
+    n_slots: int, n_clusters: int, n_features: int, n_rows: int, *, with_utilities: bool
+) -> Slots:
     """Slots without content."""
-    centers, means = np.empty((2, SLOTS, n_clusters, n_features))
-    sizes, errors, utilities = np.empty((3, SLOTS, n_clusters))
+    centers, means = np.empty((2, n_slots, n_clusters, n_features))
+    sizes, errors = np.empty((2, n_slots, n_clusters))
     return Slots(
         centers,
         means,
         sizes,
-        np.empty((SLOTS, n_clusters, 4)),
+        np.empty((n_slots, n_clusters, 4)),
         errors,
-        utilities,
-        np.empty((SLOTS, n_rows), dtype=np.int32),
-        np.empty(SLOTS),
-        np.empty(SLOTS, dtype=np.int64),
+        np.empty((n_slots, n_clusters if with_utilities else 0)),
+        np.empty((n_slots, n_rows), dtype=np.int32),
+        np.empty(n_slots),
+        np.empty(n_slots, dtype=np.int64),
     )
 
 
@@ -115,7 +121,7 @@ def copy_numbers(
 
 @part
 def sum_of(values):
-    """The sum of at most 128 numbers, in the order in which NumPy adds them up."""
+    """The sum of at most ``LONGEST_SUM`` numbers, in the order in which NumPy adds them up."""
     n = values.size
     total = 0.0
     if n < 8:
@@ -141,6 +147,34 @@ def sum_of(values):
 
 
 @part
+def sum_of_many(values):
+    """The sum of any number of numbers, as NumPy has it: halves of halves, and then their sums."""
+    lengths, depths = np.empty(MOST_HALVINGS, np.int64), np.empty(MOST_HALVINGS, np.int64)
+    sums, halvings = np.empty(MOST_HALVINGS), np.empty(MOST_HALVINGS, np.int64)
+    lengths[0], depths[0] = values.size, 0  # of the parts to come; the last one comes first
+    n_parts, n_sums, start = 1, 0, 0
+    while n_parts > 0:
+        length, depth = lengths[n_parts - 1], depths[n_parts - 1]
+        if length > LONGEST_SUM:
+            left = length // 2
+            left -= left % 8
+            lengths[n_parts - 1], lengths[n_parts] = length - left, left
+            depths[n_parts - 1] = depths[n_parts] = depth + 1
+            n_parts += 1
+        else:
+            n_parts -= 1
+            total = sum_of(values[start : start + length])
+            start += length
+            while n_sums > 0 and halvings[n_sums - 1] == depth:  # its other half
+                n_sums -= 1
+                depth -= 1
+                total = sums[n_sums] + total
+            sums[n_sums], halvings[n_sums] = total, depth
+            n_sums += 1
+    return sums[0]
+
+
+@part
 def sort_falling(values, order):
     """``order`` (m,) such that values fall; of equal ones, the first comes first."""
     for j in range(order.size):
@@ -150,3 +184,68 @@ def sort_falling(values, order):
             order[k] = order[k - 1]
             k -= 1
         order[k] = j
+
+
+@part
+def assign_slot(
+    points, weights, weight_step,
+    assign,  # IN address of nearest.assign_dense
+    frame,  # IN PackedCenters without centres; its panels and starts are room to work in
+    padding,  # IN float, where the accumulators of centres that do not exist start
+    no_bounds,  # IN (0,) float
+    slots,  # INOUT Slots
+    slot,  # IN which
+):  # fmt: skip
+    """A pass over the rows for the centres of a slot; whether all of them own rows."""
+    centers, means, sizes = slots.centers[slot], slots.means[slot], slots.sizes[slot]
+    sq_errors, errors, utilities = slots.sq_errors[slot], slots.errors[slot], slots.utilities[slot]
+    n_clusters, n_features = centers.shape
+    real = frame.panels.dtype.type
+    for j in range(utilities.size):
+        utilities[j] = 0.0
+    for j in range(n_clusters):
+        sizes[j] = 0.0
+        for lane in range(4):
+            sq_errors[j, lane] = 0.0
+        for t in range(n_features):
+            means[j, t] = 0.0
+            centers[j, t] = real(centers[j, t])
+    for place in range(frame.starts.size):
+        frame.starts[place] = padding
+    norm = fill_panels(centers, frame.origin, frame.order, frame.kappa, frame.panels, frame.starts)
+    packed = PackedCenters(
+        centers, frame.origin, frame.panels, frame.starts, frame.order,
+        frame.kappa if norm < frame.largest else np.inf, frame.smallest, frame.largest,
+    )  # fmt: skip
+    labels = slots.labels[slot]
+    changed, _ = call_for_two_ints(
+        assign,
+        (points, weights, weight_step, np.int64(0), np.int64(labels.size), packed, True, labels,
+         means, sizes, sq_errors, utilities, no_bounds),
+    )  # fmt: skip
+    slots.changed[slot] = changed
+    all_own = True
+    for j in range(n_clusters):
+        if not sizes[j] > 0.0:
+            all_own = False
+        errors[j] = ((sq_errors[j, 0] + sq_errors[j, 1]) + sq_errors[j, 2]) + sq_errors[j, 3]
+        for t in range(n_features):
+            means[j, t] = means[j, t] / sizes[j] + centers[j, t]
+    slots.inertias[slot] = sum_of(errors)
+    return all_own
+
+
+@part
+def rests(
+    slots,  # IN Slots
+    slot,  # IN which
+    eps,  # IN float64, of the data's dtype
+):
+    """Whether the centres of a slot are the means, up to rounding (``pipeline/lloyd.py``)."""
+    centers, means = slots.centers[slot], slots.means[slot]
+    largest = farthest = 0.0
+    for j in range(centers.shape[0]):
+        for t in range(centers.shape[1]):
+            largest = max(largest, abs(means[j, t]))
+            farthest = max(farthest, abs(means[j, t] - centers[j, t]))
+    return farthest <= 8.0 * eps * largest

@@ -6,7 +6,7 @@ rows in memory; what they loop over are the same kernels (``linked.py``). The re
 bits, which ``tests/test_small_start.py`` holds against the pipeline.
 
 Only what is common is here: where a cluster comes out empty, or a node has no two distinct rows,
-the kernel gives up, and the pipeline begins anew.
+the kernel gives up, and the pipeline goes on from the leaves of the tree, or begins anew.
 
 What it works on is in ``small_slots.py``.
 """
@@ -16,72 +16,9 @@ from __future__ import annotations
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel, part
-from pgkmeans_sk.kernels.linked import call_for_nothing, call_for_two_floats, call_for_two_ints
-from pgkmeans_sk.kernels.nearest import PackedCenters, fill_panels
-from pgkmeans_sk.kernels.small_slots import copy_numbers, sort_falling, sum_of
+from pgkmeans_sk.kernels.linked import call_for_nothing, call_for_two_floats
+from pgkmeans_sk.kernels.small_slots import assign_slot, copy_numbers, rests, sort_falling
 from pgkmeans_sk.kernels.split import AT_BEST, PRINCIPAL
-
-
-@part
-def assign_slot(
-    points, weights, weight_step, addresses,
-    frame,  # IN PackedCenters without centres; its panels and starts are room to work in
-    padding,  # IN float, where the accumulators of centres that do not exist start
-    no_bounds,  # IN (0,) float
-    slots,  # INOUT Slots
-    slot,  # IN which
-):  # fmt: skip
-    """A pass over the rows for the centres of a slot; whether all of them own rows."""
-    centers, means, sizes = slots.centers[slot], slots.means[slot], slots.sizes[slot]
-    sq_errors, errors, utilities = slots.sq_errors[slot], slots.errors[slot], slots.utilities[slot]
-    n_clusters, n_features = centers.shape
-    real = frame.panels.dtype.type
-    for j in range(n_clusters):
-        sizes[j] = utilities[j] = 0.0
-        for lane in range(4):
-            sq_errors[j, lane] = 0.0
-        for t in range(n_features):
-            means[j, t] = 0.0
-            centers[j, t] = real(centers[j, t])
-    for place in range(frame.starts.size):
-        frame.starts[place] = padding
-    norm = fill_panels(centers, frame.origin, frame.order, frame.kappa, frame.panels, frame.starts)
-    packed = PackedCenters(
-        centers, frame.origin, frame.panels, frame.starts, frame.order,
-        frame.kappa if norm < frame.largest else np.inf, frame.smallest, frame.largest,
-    )  # fmt: skip
-    labels = slots.labels[slot]
-    changed, _ = call_for_two_ints(
-        addresses.assign,
-        (points, weights, weight_step, np.int64(0), np.int64(labels.size), packed, True, labels,
-         means, sizes, sq_errors, utilities, no_bounds),
-    )  # fmt: skip
-    slots.changed[slot] = changed
-    all_own = True
-    for j in range(n_clusters):
-        if not sizes[j] > 0.0:
-            all_own = False
-        errors[j] = ((sq_errors[j, 0] + sq_errors[j, 1]) + sq_errors[j, 2]) + sq_errors[j, 3]
-        for t in range(n_features):
-            means[j, t] = means[j, t] / sizes[j] + centers[j, t]
-    slots.inertias[slot] = sum_of(errors)
-    return all_own
-
-
-@part
-def rests(
-    slots,  # IN Slots
-    slot,  # IN which
-    eps,  # IN float64, of the data's dtype
-):
-    """Whether the centres of a slot are the means, up to rounding (``pipeline/lloyd.py``)."""
-    centers, means = slots.centers[slot], slots.means[slot]
-    largest = farthest = 0.0
-    for j in range(centers.shape[0]):
-        for t in range(centers.shape[1]):
-            largest = max(largest, abs(means[j, t]))
-            farthest = max(farthest, abs(means[j, t] - centers[j, t]))
-    return farthest <= 8.0 * eps * largest
 
 
 @part
@@ -230,7 +167,7 @@ def take_steps(
             copy_numbers(slots.means[now], slots.centers[slot])
             copy_numbers(slots.labels[now], slots.labels[slot])
         if not assign_slot(
-            points, weights, weight_step, addresses, frame, padding, no_bounds, slots, slot
+            points, weights, weight_step, addresses.assign, frame, padding, no_bounds, slots, slot
         ):
             return -1
         if step > 0:
@@ -267,6 +204,11 @@ def make_moves(
             centers[givers[k], t] = child_means[cut, 1, t]
 
 
+NOT_GROWN, NOT_MENDED, MENDED, SETTLED = 0, 1, 2, 3
+"""How far a start got: no tree; a tree with an empty leaf; a tree whose errors are mended; one that
+is hardly to be improved."""
+
+
 @kernel
 def start_small(
     points,  # IN DensePoints
@@ -277,6 +219,7 @@ def start_small(
     numbers,  # WORK (2, K) float64
     lists,  # WORK (6, K) int64
     root_mean,  # IN (d,) float64, the mean of these rows
+    has_leaves,  # IN bool, whether ``found`` holds a tree's leaves already
     rule,  # IN split.BALL or split.PRINCIPAL
     by_error,  # IN bool, whether leaves are shared by error
     frame,  # IN PackedCenters: origin, panels of zeros, order of the centres, error bounds
@@ -288,23 +231,23 @@ def start_small(
     n_donors, n_two_means,  # IN as in survey
     bold, careful,  # IN float64, the share of the utility that a move has to gain
     smallest_gain,  # IN float64; after a round that gains less, moves are made less boldly
-    found,  # OUT (K, d) float64, the centres
+    hopeless,  # IN float64, what share of the utility is hopeless (``pipeline/exchange.py``)
+    found,  # INOUT (K, d) float64, the centres; leaves where errors could not be mended
 ):  # fmt: skip
-    """Tree and moves (``pipeline/starts.py``); returns the inertia, -1 if the pipeline has to."""
+    """Tree and moves (``pipeline/starts.py``); returns how far it got, and the inertia."""
     n_clusters = found.shape[0]
     scatters, gains = numbers[0], numbers[1]
     position, by_utility, donors, givers, leaves = lists[0], lists[1], lists[2], lists[3], lists[4]
-    by_gain = lists[5, :n_donors]
     padding = frame.starts[0]  # no centres yet
 
-    if not grow_tree(
-        points, weights, weight_step, addresses, rule, by_error, root_mean, nodes, leaves,
-        slots.centers[0],
-    ):  # fmt: skip
-        return -1.0
+    if not has_leaves and not grow_tree(
+        points, weights, weight_step, addresses, rule, by_error, root_mean, nodes, leaves, found
+    ):
+        return NOT_GROWN, 0.0
+    copy_numbers(found, slots.centers[0])
     trial, spare, state = 0, 1, 2
     share, limit = bold, n_clusters
-    n_moves, n_failed, n_givers, is_surveyed = 0, 0, 0, False
+    n_moves, n_failed, n_givers, is_surveyed, is_settled = 0, 0, 0, False, False
     for number in range(max_rounds + 1):  # the first one takes the tree's centres as they are
         gain = 0.0
         if number == 0 or n_moves != n_failed:
@@ -313,7 +256,7 @@ def start_small(
                 slots, trial, spare,
             )  # fmt: skip
             if end < 0:
-                return -1.0
+                return NOT_MENDED, 0.0
             trial, spare = end, trial + spare - end
             gain = 1.0 if number == 0 else 1.0 - slots.inertias[trial] / slots.inertias[state]
             n_failed = n_moves
@@ -326,17 +269,23 @@ def start_small(
             share = careful
         if number == max_rounds or slots.inertias[state] == 0.0 or n_clusters < 3:
             break
-        if not is_surveyed:
-            n_givers = survey(
-                points, weights, weight_step, addresses, slots, state, n_donors, n_two_means,
-                nodes, scatters, gains, position, by_utility, donors, by_gain, givers,
-            )  # fmt: skip
-            is_surveyed = True
-        n_moves = count_moves(
-            gains, by_gain, slots.utilities[state], givers, min(n_givers, limit), share
-        )
+        utilities = slots.utilities[state]
+        for n_asked in (n_donors, n_clusters):
+            by_gain = lists[5, :n_asked]
+            if not is_surveyed or n_asked > n_donors:
+                n_givers = survey(
+                    points, weights, weight_step, addresses, slots, state, n_asked, n_two_means,
+                    nodes, scatters, gains, position, by_utility, donors, by_gain, givers,
+                )  # fmt: skip
+                is_surveyed = True
+            if n_asked > n_donors:
+                is_settled = gains[by_gain[0]] <= hopeless * utilities[by_utility[0]]
+                break
+            n_moves = count_moves(gains, by_gain, utilities, givers, min(n_givers, limit), share)
+            if n_moves > 0 or not gains[by_gain[0]] <= hopeless * utilities[givers[0]]:
+                break
         if n_moves == 0:
             break
         make_moves(slots, state, trial, n_moves, donors, by_gain, givers, nodes.child_means)
     copy_numbers(slots.centers[state], found)
-    return slots.inertias[state]
+    return SETTLED if is_settled else MENDED, slots.inertias[state]

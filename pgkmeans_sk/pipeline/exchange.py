@@ -35,17 +35,22 @@ SMALLEST_GAIN = 1e-3
 """Relative to the inertia; after a round that gains less, moves are made less boldly."""
 
 
+HOPELESS_SHARE = 0.1
+"""A move that gains at most this share of what it may cost is not worth a thought."""
+
+
 def rebalance(
     engine: Engine, state: State, settings: Settings, journal: Journal, max_rounds: int
-) -> State:
+) -> tuple[State, Moves | None]:
     """Alternate rounds of moves with a few Lloyd steps, until they gain too little.
 
     The inertia of the result is never above that of ``state``, and the engine's labels are its own.
+    Returns it, and the moves from there, if they are known.
     """
     few_steps = replace(settings, max_iter=STEPS_BETWEEN, accelerate=False, tol=0.0)
     state, _, _ = lloyd(engine, state, few_steps, Journal())
     if len(state.assignment.empty) or settings.n_clusters < 3:
-        return state
+        return state, None
     shares = iter(SHARES_OF_UTILITY)
     share, limit = next(shares), settings.n_clusters
     moves: Moves | None = None  # from ``state``
@@ -74,7 +79,19 @@ def rebalance(
                 limit = min(limit, n_moves) // 2
     if n_failed:
         engine.assign(state.centers)  # the engine's labels are those of the state again
-    return state
+    return state, moves
+
+
+def is_settled(engine: Engine, state: State, settings: Settings, moves: Moves | None) -> bool:
+    """Whether the state, with these ``moves``, is hardly to be improved by any others.
+
+    That is so where clusters lie well apart, and each of them is one: to cut any of them would gain
+    next to nothing beside what it costs to lose another.
+    """
+    if moves is None or not moves.gains[0] <= HOPELESS_SHARE * moves.prices[0]:
+        return False
+    gains = survey(engine, state, settings, settings.n_clusters).gains
+    return bool(gains[0] <= HOPELESS_SHARE * engine.utilities(state.centers).min())
 
 
 @dataclass(frozen=True)
@@ -109,10 +126,10 @@ class Moves:
         return settings.place(centroids, self.state.centers, dtype)
 
 
-def survey(engine: Engine, state: State, settings: Settings) -> Moves:
+def survey(engine: Engine, state: State, settings: Settings, n_donors: int | None = None) -> Moves:
     """Partition the worst clusters on trial, and find the centres that could be spared."""
     utilities = engine.utilities(state.centers)
-    n_donors = max(1, int(DONOR_SHARE * settings.n_clusters))
+    n_donors = n_donors or max(1, int(DONOR_SHARE * settings.n_clusters))
     donors = np.argsort(-state.assignment.sq_errors, kind="stable")[:n_donors]
     nodes = engine.open_clusters(donors)
     cut = engine.cut(nodes, np.full(n_donors, -1.0), "principal", TWO_MEANS_STEPS)

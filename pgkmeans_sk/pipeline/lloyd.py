@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.empty_clusters import settle
 from pgkmeans_sk.pipeline.settings import Journal, Monitor, Settings
-from pgkmeans_sk.results import FloatArray, State
+from pgkmeans_sk.results import FloatArray, SmallLloyd, State
 
 RELAXATION = 1.5
 """Length of a step with momentum, where 1 ends at the means. Centres move on for many iterations in
@@ -46,6 +46,11 @@ def lloyd(
     engine's labels are those of the state. Iterations are numbered from ``n_before`` + 1.
     """
     threshold = settings.tol * engine.mean_variance() if settings.tol > 0 else -1.0
+    if monitor is None and _is_plain_work(state, settings):
+        found = engine.small_lloyd(state, _small_plan(settings, threshold))
+        if found is not None:
+            journal.iteration = n_before + found[1]
+            return found
     momentum = _Momentum(engine.dtype)
     progress = _Progress(settings, state.inertia)
     labels_belong = True  # whether the engine's labels are those of ``state``
@@ -87,6 +92,19 @@ def lloyd(
     return state, n_iter, converged
 
 
+def _is_plain_work(state: State, settings: Settings) -> bool:
+    """Whether nobody is to be told of each iteration, and centres go where the means are."""
+    return settings.is_silent and not settings.spherical and not len(state.assignment.empty)
+
+
+def _small_plan(settings: Settings, threshold: float) -> SmallLloyd:
+    """What ``lloyd`` does, for an engine that can do it in one go."""
+    return SmallLloyd(
+        settings.max_iter, threshold, settings.accelerate, RELAXATION, STALL_WINDOW,
+        settings.tol * STALL_FACTOR,
+    )  # fmt: skip
+
+
 def _rests(state: State, settings: Settings) -> bool:
     """Whether the centres are the means, up to rounding.
 
@@ -107,7 +125,7 @@ class _Momentum:
 
     def beyond(self, centers: NDArray[np.floating], means: FloatArray) -> FloatArray:
         """Where to go from ``centers`` with these ``means``; each call is a step."""
-        following = (1.0 + np.sqrt(1.0 + 4.0 * self.step**2)) / 2.0
+        following = (1.0 + np.sqrt(1.0 + 4.0 * (self.step * self.step))) / 2.0
         target = means
         if self.previous is not None:
             target = centers + RELAXATION * (means - centers)

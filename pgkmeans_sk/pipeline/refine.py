@@ -41,7 +41,7 @@ def refine(
         if n_left == 0 or state.inertia == 0.0 or len(state.assignment.empty):
             break
         before = state.inertia
-        state = rebalance(engine, state, settings, journal, EXCHANGES)
+        state, _ = rebalance(engine, state, settings, journal, EXCHANGES)
         if 1.0 - state.inertia / before >= SMALLEST_GAIN:
             rest = replace(settings, max_iter=n_left)
             state, steps, _ = lloyd(engine, state, rest, journal, monitor, n_before=n_iter)

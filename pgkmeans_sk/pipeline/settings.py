@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.results import FloatArray, RepairRecord, SizeLimits
+from pgkmeans_sk.verbosity import silence
 
 
 class Monitor(Protocol):
@@ -39,7 +40,12 @@ class Settings:
     spherical: bool = False
     refine: int = 0
     size_limits: SizeLimits | None = None
-    log: Callable[[str], None] = field(default=lambda message: None)
+    log: Callable[[str], None] = silence
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody hears what is told to ``log``."""
+        return self.log is silence
 
     def place(
         self, centroids: FloatArray, fallback: NDArray[np.floating], dtype: Any

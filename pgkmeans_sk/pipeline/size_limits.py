@@ -22,6 +22,7 @@ from pgkmeans_sk.pipeline.lloyd import STALL_FACTOR, STALL_WINDOW
 from pgkmeans_sk.pipeline.partition import PartitionRule, partition
 from pgkmeans_sk.pipeline.settings import Monitor, Settings
 from pgkmeans_sk.results import FloatArray, SizeLimits, State
+from pgkmeans_sk.verbosity import silence
 
 TRIAL_ROWS = 2**12
 TRIAL_ROWS_PER_CLUSTER = 32
@@ -45,7 +46,7 @@ def cluster_within(
     few_limits = SizeLimits(limits.smallest * share, limits.largest * share)
     trees = (partition(few, settings.n_clusters, rule) for rule in TREES)
     n_steps = min(TRIAL_STEPS, settings.max_iter)
-    trial = replace(settings, max_iter=n_steps, log=lambda message: None)
+    trial = replace(settings, max_iter=n_steps, log=silence)
     best: State | None = None
     for centers in (*candidates, *(settings.place(tree, tree, engine.dtype) for tree in trees)):
         state, _, _ = lloyd_within(few, centers, few_limits, trial)

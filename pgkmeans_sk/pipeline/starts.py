@@ -19,10 +19,12 @@ from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.pipeline.empty_clusters import settle
 from pgkmeans_sk.pipeline.exchange import (
     DONOR_SHARE,
+    HOPELESS_SHARE,
     SHARES_OF_UTILITY,
     SMALLEST_GAIN,
     STEPS_BETWEEN,
     TWO_MEANS_STEPS,
+    is_settled,
     rebalance,
 )
 from pgkmeans_sk.pipeline.lloyd import lloyd
@@ -88,7 +90,7 @@ def start_from_partition(
         state, _, _ = lloyd(few, state, steps, Journal())
         del few  # with its copy of rows
         state = settle(engine, state.centers, settings, journal)
-        state = rebalance(engine, state, settings, journal, FULL_ROUNDS)
+        state, _ = rebalance(engine, state, settings, journal, FULL_ROUNDS)
     return state.centers.astype(np.float64)
 
 
@@ -100,7 +102,7 @@ def _start_small(engine: Engine, settings: Settings, journal: Journal) -> State:
     state = _start_small(part, settings, journal)
     del part  # with its copy of rows
     state = settle(engine, state.centers, settings, journal)
-    return rebalance(engine, state, settings, journal, NESTED_ROUNDS)
+    return rebalance(engine, state, settings, journal, NESTED_ROUNDS)[0]
 
 
 def is_nested(n_rows: int, n_clusters: int) -> bool:
@@ -109,14 +111,20 @@ def is_nested(n_rows: int, n_clusters: int) -> bool:
 
 
 def _race(engine: Engine, settings: Settings, journal: Journal) -> State:
-    """The tree with its errors mended; on a small table, the better of two trees."""
+    """The tree with its errors mended; on a small table, the better of two trees.
+
+    There is no race where the first tree is hardly to be improved.
+    """
     rules = rules_of_race(engine.n_rows, engine.n_features, settings.n_clusters)
     best: _Grown | None = None
     for name, rule in rules.items():
-        grown = _grow(engine, rule, settings)
+        could_stop = best is None and len(rules) > 1
+        grown = _grow(engine, rule, settings, could_stop)
         # Both often end in the same clusters: rounding must not decide which numbers they have.
         if best is None or grown.inertia < best.inertia * (1.0 - 1e-9):
             best, journal.start = grown, name
+        if grown.is_settled:
+            break
     assert best is not None
     journal.repairs += best.repairs
     return State(best.centers, engine.assign(best.centers))  # the engine's labels are its own
@@ -130,11 +138,11 @@ def rules_of_race(n_rows: int, n_features: int, n_clusters: int) -> dict[str, Pa
     return rules
 
 
-def small_plan(rule: PartitionRule) -> SmallStart:
+def small_plan(rule: PartitionRule, judged: bool = True) -> SmallStart:
     """What ``_grow`` does, for an engine that can do it in one go."""
     return SmallStart(
         rule.cut, rule.share, STEPS_BETWEEN, SAMPLE_ROUNDS, DONOR_SHARE, TWO_MEANS_STEPS,
-        SHARES_OF_UTILITY, SMALLEST_GAIN,
+        SHARES_OF_UTILITY, SMALLEST_GAIN, HOPELESS_SHARE if judged else -np.inf,
     )  # fmt: skip
 
 
@@ -144,18 +152,28 @@ class _Grown(NamedTuple):
     centers: NDArray[np.floating]
     inertia: float
     repairs: list[RepairRecord]
+    is_settled: bool  # hardly to be improved, as far as that was asked
 
 
-def _grow(engine: Engine, rule: PartitionRule, settings: Settings) -> _Grown:
-    """The tree with its errors mended, in one go where the engine can."""
-    if not settings.spherical:
-        found = engine.small_start(settings.n_clusters, small_plan(rule))
-        if found is not None:
-            return _Grown(*found, [])
-    leaves, journal = partition(engine, settings.n_clusters, rule), Journal()
+def _grow(engine: Engine, rule: PartitionRule, settings: Settings, judged: bool) -> _Grown:
+    """The tree with its errors mended, in one go where the engine can; ``judged`` if asked for."""
+    plan = small_plan(rule, judged)
+    found = None if settings.spherical else engine.small_start(settings.n_clusters, plan)
+    if found is not None and found.inertia is not None:
+        return _Grown(found.centers, found.inertia, [], found.is_settled)
+    if found is not None:
+        leaves = found.centers.astype(np.float64)
+    else:
+        leaves = partition(engine, settings.n_clusters, rule)
+    journal = Journal()
     state = settle(engine, settings.place(leaves, leaves, engine.dtype), settings, journal)
-    state = rebalance(engine, state, settings, journal, SAMPLE_ROUNDS)
-    return _Grown(state.centers, state.inertia, journal.repairs)
+    if found is not None:  # all clusters own rows now
+        found = engine.small_start(settings.n_clusters, plan, state.centers)
+        if found is not None and found.inertia is not None:
+            return _Grown(found.centers, found.inertia, journal.repairs, found.is_settled)
+    state, moves = rebalance(engine, state, settings, journal, SAMPLE_ROUNDS)
+    settled = judged and is_settled(engine, state, settings, moves)
+    return _Grown(state.centers, state.inertia, journal.repairs, settled)
 
 
 def _start_from_tree(rule: PartitionRule) -> Start:

@@ -84,7 +84,7 @@ def refine_together(
         if not len(which):
             break
         before = states.inertias[which]
-        found = rebalance_together(problems, which, states.at(which), settings, EXCHANGES)
+        found, _ = rebalance_together(problems, which, states.at(which), settings, EXCHANGES)
         pays = 1.0 - found.inertias / before >= SMALLEST_GAIN_OF_ROUND
         if pays.any():
             some, rest = np.flatnonzero(pays), np.flatnonzero(~pays)

@@ -157,7 +157,7 @@ def _step(
     """Where to go: to the means where ``plain`` (a,), else beyond."""
     if plain.all():
         return states.plain_step(), walk
-    following = (1.0 + np.sqrt(1.0 + 4.0 * walk.steps**2)) / 2.0
+    following = (1.0 + np.sqrt(1.0 + 4.0 * (walk.steps * walk.steps))) / 2.0
     shares = (walk.steps - 1.0) / following
     centers = states.step_beyond(
         plain, walk.previous, walk.has_previous, RELAXATION, shares, problems.place

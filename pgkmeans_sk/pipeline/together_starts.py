@@ -30,7 +30,7 @@ from pgkmeans_sk.pipeline.starts import (
     rows_of_sample,
     rules_of_race,
 )
-from pgkmeans_sk.pipeline.together_exchange import rebalance_together
+from pgkmeans_sk.pipeline.together_exchange import MovesTogether, are_settled, rebalance_together
 from pgkmeans_sk.pipeline.together_lloyd import lloyd_together, settle_together
 from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
 
@@ -64,15 +64,17 @@ def _one_by_one(
     return problems.as_centers(leaves, leaves)
 
 
-def _partition(problems: TorchProblems, settings: Settings, rule: PartitionRule) -> Any:
-    """Centres (B, K, d) at the leaves of a tree for each problem."""
+def _partition(
+    problems: TorchProblems, which: IntArray, settings: Settings, rule: PartitionRule
+) -> Any:
+    """Centres (A, K, d) at the leaves of a tree for each of the problems ``which`` (A,)."""
 
     def cut(nodes: Nodes, fractions: FloatArray, owners: IntArray) -> Cut:
-        counts = np.bincount(owners, minlength=problems.n_problems)
+        counts = np.bincount(owners, minlength=len(which))
         return problems.cut(nodes, fractions, rule.cut, 0, counts)
 
-    leaves = grow(cut, problems.roots(), settings.n_clusters, rule, problems.n_features)
-    leaves = leaves.reshape(problems.n_problems, settings.n_clusters, problems.n_features)
+    leaves = grow(cut, problems.roots(which), settings.n_clusters, rule, problems.n_features)
+    leaves = leaves.reshape(len(which), settings.n_clusters, problems.n_features)
     return problems.as_centers(leaves, leaves)
 
 
@@ -87,7 +89,7 @@ def _start_from_partition(problems: TorchProblems, settings: Settings, rngs: Gen
     states, _, _ = lloyd_together(few, every, states, steps)
     del few  # with its copy of rows
     states = settle_together(problems, every, states.centers.clone(), settings)
-    states = rebalance_together(problems, every, states, settings, FULL_ROUNDS)
+    states, _ = rebalance_together(problems, every, states, settings, FULL_ROUNDS)
     return problems.as_placed(states.centers)
 
 
@@ -100,23 +102,31 @@ def _start_small(problems: TorchProblems, settings: Settings) -> States:
     states = _start_small(part, settings)
     del part  # with its copy of rows
     states = settle_together(problems, every, states.centers.clone(), settings)
-    return rebalance_together(problems, every, states, settings, NESTED_ROUNDS)
+    return rebalance_together(problems, every, states, settings, NESTED_ROUNDS)[0]
 
 
 def _race(problems: TorchProblems, settings: Settings) -> States:
+    """The first trees; where they are hardly to be improved, they stay, the others race."""
     every = np.arange(problems.n_problems)
-    best: States | None = None
     rules = rules_of_race(problems.n_rows, problems.n_features, settings.n_clusters)
-    for rule in rules.values():
-        centers = _partition(problems, settings, rule)
-        grown = settle_together(problems, every, centers, settings)
-        grown = rebalance_together(problems, every, grown, settings, SAMPLE_ROUNDS)
-        if best is None:
-            best = grown
-        else:
-            best = grown.where(grown.inertias < best.inertias * (1.0 - 1e-9), best)
-    assert best is not None
+    first, *rivals = rules.values()
+    best, moves = _grown(problems, every, first, settings)
+    racing = np.flatnonzero(~are_settled(problems, every, best, moves)) if rivals else every[:0]
+    rest = np.setdiff1d(every, racing)
+    for rule in rivals if len(racing) else ():
+        before = best.at(racing)
+        found, _ = _grown(problems, racing, rule, settings)
+        better = found.where(found.inertias < before.inertias * (1.0 - 1e-9), before)
+        best = problems.joined([(racing, better), (rest, best.at(rest))])
     return problems.assign(every, best.centers)
+
+
+def _grown(
+    problems: TorchProblems, which: IntArray, rule: PartitionRule, settings: Settings
+) -> tuple[States, MovesTogether]:
+    """Trees of the problems ``which`` with their errors mended, and what could still be moved."""
+    states = settle_together(problems, which, _partition(problems, which, settings, rule), settings)
+    return rebalance_together(problems, which, states, settings, SAMPLE_ROUNDS)
 
 
 def _start_from_random_rows(problems: TorchProblems, settings: Settings, rngs: Generators) -> Any:
@@ -160,7 +170,10 @@ def _drawn_numbers(n_candidates: IntArray, n_rows: int, rngs: Generators) -> Int
 
 
 def _tree(rule: PartitionRule) -> StartTogether:
-    return lambda problems, settings, rngs: _partition(problems, settings, rule)
+    def start(problems: TorchProblems, settings: Settings, rngs: Generators) -> Any:
+        return _partition(problems, np.arange(problems.n_problems), settings, rule)
+
+    return start
 
 
 _TOGETHER: dict[Start, StartTogether] = {
