@@ -196,6 +196,10 @@ def _add_gpu(parser: Parser) -> None:
     _add_choice(parser, "--cases", list(data.CASES), gpu.Plan.cases)
     _add_choice(parser, "--modes", gpu.MODES)
     _add_choice(parser, "--libraries", list(TENSOR_PEERS))
+    parser.add_argument("--batches", type=names_in, default=(), metavar="SIZES",
+                        help="problems x rows x features x clusters, comma-separated; default: "
+                        "by the device")  # fmt: skip
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument("--device", default="", help="default: a CUDA device, if there is one")
     parser.add_argument("--seed", type=int, default=0)
     _add_limits(parser, 3, 60.0, "do not repeat a library that takes longer than this")

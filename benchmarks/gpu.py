@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
@@ -20,7 +20,15 @@ from rich.console import Console
 
 from benchmarks import data
 from benchmarks.clock import timed_fit
-from benchmarks.gpu_peers import OURS, TENSOR_PEERS, TensorPeer, why_missing
+from benchmarks.gpu_batches import Batch, batches_for
+from benchmarks.gpu_peers import (
+    BATCH_PEERS,
+    ONE_BY_ONE,
+    OURS,
+    TENSOR_PEERS,
+    TensorPeer,
+    why_missing,
+)
 from benchmarks.measure import available_memory, judge, machine, package_versions
 from benchmarks.peers import own_words
 from benchmarks.sheets import Sheet, as_number, as_percent, as_seconds, as_sse, as_whole
@@ -31,6 +39,7 @@ WARM_UP_ITERATIONS = 2
 PRODUCT_SIZES = {"cuda": 8192, "cpu": 2048}
 COPIED_BYTES = {"cuda": 2**32, "cpu": 2**29}
 TRIALS = 5
+QUICK_ROWS = 2000
 
 Result = dict[str, Any]
 
@@ -40,11 +49,13 @@ class Plan:
     """What to measure; every field can be set from the command line."""
 
     cases: Sequence[str] = ("blocks", "words", "mixture")
+    batches: Sequence[str] = ()  # problems x rows x features x clusters; none: by the device
     modes: Sequence[str] = MODES
     libraries: Sequence[str] = tuple(TENSOR_PEERS)
     rounds: int = 3
     seed: int = 0
     max_rows: int | None = None
+    quick: bool = False
     device: str = ""  # a CUDA device, if there is one
     long_run: float = 60.0  # seconds; a library slower than this is not repeated
 
@@ -142,16 +153,22 @@ def run(plan: Plan, console: Console) -> Result:
         "skipped": skipped,
     }
     present = [peer for peer in chosen if peer.name not in absent]
+    names = {OURS, ONE_BY_ONE, *plan.libraries} - absent
+    several = [peer for peer in BATCH_PEERS.values() if peer.name in names]
+    for batch in batches_for(plan.batches, plan.quick, device):
+        for mode in plan.modes:
+            result["rows"] += _run_batch(plan, batch, mode, several, device, skipped, console)
     for case in plan.cases:
         try:
-            X = data.load_if_here(case, plan.max_rows)
+            X = data.load_if_here(case, QUICK_ROWS if plan.quick else plan.max_rows)
         except data.NotHereError as error:
             skipped.append({"case": case, "mode": "all", "library": "all", "reason": str(error)})
             continue
         for mode in plan.modes:
             result["rows"] += _run_case(plan, case, mode, X, present, device, skipped, console)
     for row in result["rows"]:
-        row["floor_seconds"] = floor_seconds(row["n"], row["d"], row["k"], peaks)
+        n_rows = row["n"] * row.get("problems", 1)
+        row["floor_seconds"] = floor_seconds(n_rows, row["d"], row["k"], peaks)
     return result
 
 
@@ -179,11 +196,53 @@ def _run_case(
     import torch
 
     k = data.case(case).n_clusters
-    iterations = ITERATIONS if mode == "iteration" else None
     rows = torch.from_numpy(X).to(device)
     start = None
     if mode == "iteration":
         start = torch.from_numpy(data.sampled_start(X, k, plan.seed)).to(device)
+    timings = _time_all(plan, case, mode, rows, k, start, peers, skipped, console)
+    return [_row(case, mode, X, k, name, runs) for name, runs in timings.items()]
+
+
+def _run_batch(
+    plan: Plan,
+    batch: Batch,
+    mode: str,
+    peers: Sequence[TensorPeer],
+    device: Any,
+    skipped: list[dict[str, str]],
+    console: Console,
+) -> list[dict[str, Any]]:
+    """The same on many problems at once."""
+    X = batch.rows(plan.seed, device)
+    start = X[:, : batch.k].clone() if mode == "iteration" else None
+    timings = _time_all(plan, batch.name, mode, X, batch.k, start, peers, skipped, console)
+    found = []
+    for name, runs in timings.items():
+        centers = runs.centers.cpu().numpy()
+        of_each = [
+            _row(batch.name, mode, own, batch.k, name, replace(runs, centers=center))
+            for own, center in zip(X.cpu().numpy(), centers, strict=True)
+        ]
+        together = {key: sum(row[key] for row in of_each) for key in ("sse", "n_empty")}
+        found.append(of_each[0] | together | {"problems": batch.problems, "synthetic": True})
+    return found
+
+
+def _time_all(
+    plan: Plan,
+    case: str,
+    mode: str,
+    rows: Any,
+    k: int,
+    start: Any,
+    peers: Sequence[TensorPeer],
+    skipped: list[dict[str, str]],
+    console: Console,
+) -> dict[str, Timings]:
+    """All runs of all libraries, by their names."""
+    device = rows.device
+    iterations = ITERATIONS if mode == "iteration" else None
     timings: dict[str, Timings] = {}
 
     def fit(peer: TensorPeer, iterations: int | None = iterations) -> Any:
@@ -197,7 +256,7 @@ def _run_case(
         console.print(f"  [yellow]{peer.name} skipped[/yellow]: {reason}")
 
     for peer in peers:
-        reason = _why_too_large(peer, len(X), k, device)
+        reason = _why_too_large(peer, rows[..., 0].numel(), k, device)
         if reason is None:
             try:
                 fit(peer, WARM_UP_ITERATIONS)
@@ -224,7 +283,7 @@ def _run_case(
             runs.ratios.append(ours / seconds)
             runs.centers = centers if runs.centers is None else runs.centers
             console.print(f"  {case}, {mode}: {peer.name} {seconds:.3f} s")
-    return [_row(case, mode, X, k, name, runs) for name, runs in timings.items()]
+    return timings
 
 
 def _why_too_large(peer: TensorPeer, n: int, k: int, device: Any) -> str | None:
@@ -247,7 +306,7 @@ def _row(case: str, mode: str, X: data.Points, k: int, name: str, runs: Timings)
     per = ITERATIONS if mode == "iteration" else 1
     return {
         "case": case,
-        "synthetic": data.case(case).synthetic,
+        "synthetic": case not in data.CASES or data.case(case).synthetic,
         "mode": mode,
         "n": len(X),
         "d": X.shape[1],
@@ -284,6 +343,8 @@ def sheets(result: Result) -> list[Sheet]:
         columns = ("library", "seconds", "ours / this", "to floor", "SSE", "SSE to best", "empty")
         flag = "synthetic, " if rows[0]["synthetic"] else ""
         size = f"{as_whole(rows[0]['n'])} x {rows[0]['d']}, K={rows[0]['k']}"
+        if "problems" in rows[0]:
+            size += " each"
         title = f"{case}, {mode} ({flag}{size}; {where})"
         caption = (
             f"Floor of an iteration: {1000 * rows[0]['floor_seconds']:.2f} ms, at "

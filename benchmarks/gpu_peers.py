@@ -46,14 +46,14 @@ def _ours(X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
 
 
 def _ours_in_operations(
-    X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
+    X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int, fit: Fit = _ours
 ) -> Any:
     from pgkmeans_sk.engines import torch_device
 
     if X.device.type != "cpu":
         raise PeerRefusedError("on this device there is no other way")
     with mock.patch.object(torch_device, "USES_KERNELS", False):
-        return _ours(X, n_clusters, start, iterations, seed)
+        return fit(X, n_clusters, start, iterations, seed)
 
 
 def _ours_on_host(X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int) -> Any:
@@ -98,16 +98,23 @@ def _flashlib(X: Any, n_clusters: int, start: Any, iterations: int | None, seed:
 def _of_batches(
     fit: Any, X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
 ) -> Any:
+    """Centres of one problem by a function over batches of them."""
+    first = None if start is None else start[None]
+    return _all_of_batches(fit, X[None], n_clusters, first, iterations, seed)[0]
+
+
+def _all_of_batches(
+    fit: Any, X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
+) -> Any:
     """Centres of a function over batches of problems, whose own number of iterations is 25."""
     import torch
 
     with _seeded(seed):
-        first = None if start is None else start[None]
         _, centers, _ = fit(
-            X[None].to(torch.float32), n_clusters, max_iters=iterations or 25, tol=0.0,
-            init_centroids=first,
+            X.to(torch.float32), n_clusters, max_iters=iterations or 25, tol=0.0,
+            init_centroids=start,
         )  # fmt: skip
-    return centers[0]
+    return centers
 
 
 def _fastkmeans(X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int) -> Any:
@@ -151,6 +158,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 OURS = "pgkmeans-sk"
+ONE_BY_ONE = "pgkmeans-sk (one by one)"
 TENSOR_PEERS: dict[str, TensorPeer] = {
     peer.name: peer
     for peer in (
@@ -177,6 +185,88 @@ TENSOR_PEERS: dict[str, TensorPeer] = {
         ),
     )
 }
+
+
+def _ours_together(X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int) -> Any:
+    from pgkmeans_sk import pg_kmeans_batch
+
+    return pg_kmeans_batch(X, n_clusters, **_parameters(start, iterations, seed))[0]
+
+
+def _ours_together_in_operations(
+    X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
+) -> Any:
+    return _ours_in_operations(X, n_clusters, start, iterations, seed, _ours_together)
+
+
+def _ours_one_by_one(X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int) -> Any:
+    import torch
+
+    starts = [None] * len(X) if start is None else start
+    return torch.stack(
+        [
+            _ours(rows, n_clusters, first, iterations, seed)
+            for rows, first in zip(X, starts, strict=True)
+        ]
+    )
+
+
+def _plain_lloyd_of_batches(
+    X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
+) -> Any:
+    """``_plain_lloyd`` with a product for all problems."""
+    import torch
+
+    if start is None:
+        generator = torch.Generator(X.device).manual_seed(seed)
+        numbers = torch.randperm(X.shape[1], generator=generator, device=X.device)
+        start = X[:, numbers[:n_clusters]]
+    centers = start.clone()
+    for _ in range(iterations or 25):
+        norms = centers.square().sum(dim=2)[:, None]
+        labels = torch.baddbmm(norms, X, centers.mT, alpha=-2.0).argmin(dim=2)
+        sums = torch.zeros_like(centers)
+        sums.scatter_add_(1, labels[..., None].expand_as(X), X)
+        counts = torch.zeros_like(centers[..., 0])
+        counts.scatter_add_(1, labels, torch.ones_like(X[..., 0]))
+        counts = counts[..., None]
+        centers = torch.where(counts > 0, sums / counts.clamp(min=1), centers)
+    return centers
+
+
+def _flash_kmeans_of_batches(
+    X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
+) -> Any:
+    from flash_kmeans import torch_fallback
+
+    fit = torch_fallback.batch_kmeans_Euclid_torch_native
+    if X.device.type == "cuda":
+        from flash_kmeans import batch_kmeans_Euclid as fit
+    return _all_of_batches(fit, X, n_clusters, start, iterations, seed)
+
+
+def _flashlib_of_batches(
+    X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
+) -> Any:
+    import flashlib
+
+    if X.device.type != "cuda":
+        raise PeerRefusedError("its kernels are for CUDA alone")
+    return _all_of_batches(flashlib.batch_kmeans_Euclid, X, n_clusters, start, iterations, seed)
+
+
+BATCH_PEERS: dict[str, TensorPeer] = {
+    peer.name: peer
+    for peer in (
+        TensorPeer(OURS, "pgkmeans-sk", _ours_together),
+        TensorPeer("pgkmeans-sk (operations)", "pgkmeans-sk", _ours_together_in_operations),
+        TensorPeer(ONE_BY_ONE, "pgkmeans-sk", _ours_one_by_one),
+        TensorPeer("plain Lloyd", "torch", _plain_lloyd_of_batches, bytes_per_score=4),
+        TensorPeer("flash-kmeans", "flash-kmeans", _flash_kmeans_of_batches),
+        TensorPeer("flashlib", "flashlib", _flashlib_of_batches),
+    )
+}
+"""The same over batches (B, n, d), with starts (B, K, d); those of one name are one library."""
 
 
 def why_missing(peer: TensorPeer) -> str | None:

@@ -124,9 +124,11 @@ def pg_kmeans_batch(
 ) -> tuple[Any, Any, Any]:
     """Partitioning-Guided k-means clustering of many problems of one shape.
 
-    Each problem is clustered as :func:`pg_kmeans` would cluster it alone, with the same parameters:
-    to the same bits, and with no empty cluster. Those in the memory of the host are worked on side
-    by side.
+    Each problem is clustered as :func:`pg_kmeans` would cluster it alone, with the same parameters,
+    and with no empty cluster. Those in the memory of the host are worked on side by side, to the
+    same bits. Those on another device are worked on in step, each operation for all of them; where
+    the rounding of matrix products tells which of two centres is of less use, a problem may end
+    otherwise than alone (docs/tensors.md).
 
     Parameters
     ----------

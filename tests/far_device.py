@@ -15,6 +15,8 @@ import torch.utils.backend_registration
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pgkmeans_sk import ProductQuantizer, nn
+from pgkmeans_sk.engines import torch_problem_labels
+from pgkmeans_sk.engines.torch_problems import TorchProblems
 from pgkmeans_sk.nn import dkm_weight as dkm_module
 from pgkmeans_sk.nn.codebook_weight import CodebookWeight
 from pgkmeans_sk.nn.dkm_weight import DKMSettings, DKMWeight
@@ -22,6 +24,9 @@ from pgkmeans_sk.nn.drift_sums import DriftSums
 from pgkmeans_sk.nn.level_weight import LevelWeight
 from pgkmeans_sk.nn.moments import MomentSums
 from pgkmeans_sk.nn.soft_kmeans import Points, SoftKMeans, nearest
+from pgkmeans_sk.pipeline.settings import Settings
+from pgkmeans_sk.pipeline.together_exchange import are_settled, rebalance_together
+from pgkmeans_sk.pipeline.together_lloyd import lloyd_together
 
 FAR = "far"
 
@@ -184,6 +189,52 @@ def all_arithmetic():
         is_there(*arithmetic(FAR))
 
 
+# ------------------------------------------------------------------ many problems
+
+
+def read(tensor):
+    """Something for the host to look at: ones."""
+    dtype = np.float64 if tensor.is_floating_point() else np.int64
+    return np.ones(tuple(tensor.shape), dtype=dtype)
+
+
+def some(tensor, as_tuple=False):
+    """Four places in a tensor: as many as ``read`` makes four nodes to have members."""
+    places = torch.empty((4, tensor.ndim), dtype=torch.int64, device=tensor.device)
+    return places.unbind(dim=1) if as_tuple else places
+
+
+def many_problems(weighted, few_rows):
+    """All stages of fits in step; what the host reads and what is in doubt is made up as well."""
+
+    def check():
+        which, chosen = np.array([1, 3]), Settings(9, max_iter=4)
+        with (
+            mock.patch.object(torch.Tensor, "numpy", read),
+            mock.patch.object(torch.Tensor, "nonzero", some),
+            mock.patch.object(torch.Tensor, "__bool__", return_value=False),
+            mock.patch.object(torch_problem_labels, "DIRECT_BLOCKS", 10**6 if few_rows else 0),
+            FakeTensorMode(),
+        ):
+            X = torch.empty((4, 300, 3), device=FAR)
+            weights = torch.empty((4, 300), dtype=torch.float64, device=FAR) if weighted else None
+            problems = TorchProblems(X, weights, X)
+            problems.assign(np.arange(4), torch.empty((4, 9, 3), device=FAR))
+            states = problems.assign(which, torch.empty((2, 9, 3), device=FAR))
+            states, _, _ = lloyd_together(problems, which, states, chosen)
+            states, moves = rebalance_together(problems, which, states, chosen, 2)
+            are_settled(problems, which, states, moves)
+            part = problems.sampled(np.zeros((4, 20), dtype=np.int64))
+            rows, placed = problems.rows_at(np.zeros((4, 9), dtype=np.int64)), states.centers
+            is_there(states.centers, states.means, problems.labels, part.X, part.labels, rows)
+            is_there(problems.as_placed(placed), problems.as_centers(*np.ones((2, 4, 9, 3))))
+            if not weighted:
+                roots = problems.roots(np.arange(4))
+                problems.cut(roots, np.full(4, 0.5), "ball", 1, np.ones(4, dtype=int))
+
+    return check
+
+
 CHECKS = {
     **{f"decoding: {kind}": decoding(kind) for kind in KINDS},
     "decoding: levels": levels,
@@ -192,6 +243,11 @@ CHECKS = {
     "sums over inputs": sums(20),
     "sums over many inputs": sums(600),
     "soft k-means": all_arithmetic,
+    **{
+        f"many problems: {weighted}, {few_rows}": many_problems(weighted, few_rows)
+        for weighted in (False, True)
+        for few_rows in (False, True)
+    },
     **{
         f"dkm: blocks of {size}, {backward}, {distance}": dkm(
             size, backward=backward, distance=distance

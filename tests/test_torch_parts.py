@@ -71,13 +71,20 @@ def nodes_of_test(weighting):
     return counts, keys, weights
 
 
+def whole_of(weights, node):
+    if weights is None:
+        return None
+    heaviest = np.full(int(node.max()) + 1, weights.sum())
+    return whole_weights(torch.from_numpy(weights), heaviest, node)
+
+
 @pytest.mark.parametrize("weighting", ["none", "quarters"])
 def test_cut_by_weight(weighting):
     counts, keys, weights = nodes_of_test(weighting)
     fractions = np.array([0.5, 0.5, 0.3, 0.5, 0.9, 0.01])
     ends = np.cumsum(counts)
     node = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-    whole = None if weights is None else whole_weights(torch.from_numpy(weights), weights.sum())
+    whole = whole_of(weights, node)
     found = cut_by_weight(
         torch.from_numpy(keys), node, whole, torch.from_numpy(ends), torch.from_numpy(fractions)
     ).numpy()
@@ -95,7 +102,7 @@ def test_cut_by_weight(weighting):
 def test_cut_where_errors_fall(weighting):
     counts, keys, weights = nodes_of_test(weighting)
     node = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-    whole = None if weights is None else whole_weights(torch.from_numpy(weights), weights.sum())
+    whole = whole_of(weights, node)
     found = cut_where_errors_fall(torch.from_numpy(keys), node, whole, len(counts)).numpy()
     for p, end in enumerate(np.cumsum(counts)):
         own = keys[end - counts[p] : end]
@@ -107,7 +114,7 @@ def test_cut_where_errors_fall(weighting):
 
 def test_whole_weights_keep_small_ones():
     weights = torch.tensor([1.0, 2.0**-40, 3.0, 0.0], dtype=torch.float64)
-    whole = whole_weights(weights, 4.0)
+    whole = whole_weights(weights, np.array([4.0]), torch.zeros(4, dtype=torch.int64))
     assert int(whole[2]) == 3 * int(whole[0])
     assert int(whole[0]) == 2**40 * int(whole[1])
     assert int(whole[3]) == 0

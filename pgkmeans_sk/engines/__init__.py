@@ -72,6 +72,18 @@ def open_engine(
     return opener(X, sample_weight, **options)
 
 
+def open_problems(X: Any, sample_weight: Any, *, device: Any = None, place: Any = None) -> Any:
+    """Problems over validated rows (B, n, d) for ``pipeline/together.py``, on a torch device."""
+    module = import_module("pgkmeans_sk.engines.torch_problems")
+    return module.open_problems(X, sample_weight, device, place)
+
+
+def problems_together(X: Any, n_clusters: int, device: Any = None) -> int:
+    """How many of the problems ``X`` (B, n, d) are worked on at once there; 0 if they cannot be."""
+    module = import_module("pgkmeans_sk.engines.torch_problems")
+    return int(module.problems_together(X, n_clusters, device))
+
+
 def is_in_blocks(X: Any) -> bool:
     """Whether rows are in blocks elsewhere: ``RowBlocks``, or a collection of dask."""
     return isinstance(X, RowBlocks) or is_dask(X)

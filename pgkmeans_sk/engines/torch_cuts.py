@@ -12,19 +12,20 @@ about 60 bits.
 
 from __future__ import annotations
 
-import math
-
+import numpy as np
 import torch
+
+from pgkmeans_sk.results import FloatArray
 
 BINS = 256
 """Resolution of the search for the best cut: the O(m) form of Otsu's threshold."""
 WHOLE_BITS = 60
 
 
-def whole_weights(weights: torch.Tensor, total: float) -> torch.Tensor:
-    """``weights`` (m,) in units (Note [Whole weights]), if no node weighs more than ``total``."""
-    _, exponent = math.frexp(total)
-    return (weights * 2.0 ** (WHOLE_BITS - exponent)).round_().to(torch.int64)
+def whole_weights(weights: torch.Tensor, heaviest: FloatArray, node: torch.Tensor) -> torch.Tensor:
+    """``weights`` (m,) in units (Note [Whole weights]) for a node of ``heaviest`` (P,) weight."""
+    units = torch.from_numpy(np.ldexp(1.0, WHOLE_BITS - np.frexp(heaviest)[1]))
+    return (weights * units.to(weights.device)[node]).round_().to(torch.int64)
 
 
 def cut_by_weight(

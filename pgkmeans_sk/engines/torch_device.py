@@ -104,6 +104,7 @@ class TorchEngine:
         self.n_rows, self.n_features = source.shape
         self.dtype = numpy_dtype(source.dtype)
         self._nodes = TorchNodes(source, weights)
+        self._gap_space: torch.Tensor | None = None
         # What a pass tells by the way: these centres, and how much farther the second nearest is.
         self._gaps: tuple[NDArray[np.floating], torch.Tensor] | None = None
 
@@ -123,6 +124,10 @@ class TorchEngine:
 
     def like_rows(self, values: NDArray[Any]) -> Any:
         return as_user(torch.from_numpy(values), self._like)
+
+    def share(self, labels: torch.Tensor, gaps: torch.Tensor) -> None:
+        """Keep labels (n,), and how near the second centre is, in tensors of others."""
+        self._labels, self._gap_space = labels, gaps
 
     @cached_property
     def _labels(self) -> torch.Tensor:
@@ -146,7 +151,9 @@ class TorchEngine:
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
         exact = self._on_device(centers)
         packed = pack_centers(exact, self._origin)
-        gaps = torch.empty(self.n_rows, dtype=self._dtype, device=self._device)
+        gaps = self._gap_space
+        if gaps is None:
+            gaps = torch.empty(self.n_rows, dtype=self._dtype, device=self._device)
         totals, n_changed = self._new_totals(exact), 0
         self._gaps = None
         for start, stop, rows in self._source.chunks(sum_rows(self.n_features)):

@@ -49,7 +49,7 @@ class Products:
         return 1 + max(first for first, _ in self.pairs)
 
     def side_by_side(self, values: torch.Tensor, side: int) -> torch.Tensor:
-        """The parts of ``values`` (b, d) that the products need, side by side."""
+        """The parts of ``values`` (..., d) that the products need, side by side."""
         if self.n_parts == 1:
             return values
         mask = -(1 << (24 - self.n_bits))
@@ -58,7 +58,7 @@ class Products:
             part = (rest.view(torch.int32) & mask).view(torch.float32)
             parts.append(part)
             rest = rest - part
-        return torch.cat([parts[pair[side]] for pair in self.pairs], dim=1)
+        return torch.cat([parts[pair[side]] for pair in self.pairs], dim=-1)
 
 
 def products_on(device: torch.device, dtype: torch.dtype) -> Products:
@@ -100,6 +100,17 @@ class PackedCenters:
     kappa: float
     smallest: float  # what underflow may cost
     largest: float  # squared norm of a row from which on values may overflow
+
+    @property
+    def row_bytes(self) -> int:
+        """Working memory for a row and all centres in products."""
+        return int(self.starts.element_size() * (len(self.exact) + 4 * len(self.columns)))
+
+    @property
+    def pair_bytes(self) -> int:
+        """The same with numbers of pairs and, at worst, all pairs in float64."""
+        n_centers, n_features = self.exact.shape
+        return self.row_bytes + n_centers * (64 + 24 * n_features)
 
 
 def pack_centers(exact: torch.Tensor, origin: torch.Tensor) -> PackedCenters:
@@ -149,9 +160,8 @@ def label_rows(
             gaps.fill_(torch.finfo(gaps.dtype).max)
         return labels
     doubtful = torch.empty(len(X), dtype=torch.bool, device=X.device)
-    row_bytes = packed.starts.element_size() * (n_centers + 4 * len(packed.columns))
     is_fused = _is_fused(X)
-    size = len(X) if is_fused else block_rows(X.device, row_bytes)
+    size = len(X) if is_fused else block_rows(X.device, packed.row_bytes)
     for start, stop in blocks(len(X), size):
         find_two = _two_nearest_fused if is_fused else _two_nearest
         gap, nearest, sq_norms = find_two(X[start:stop], packed)
@@ -161,9 +171,7 @@ def label_rows(
         if gaps is not None:
             gaps[start:stop] = gap.nan_to_num_(nan=0.0).clamp_(min=0.0)
     rows = doubtful.nonzero().squeeze(1)
-    # A row and all centres in products, numbers of pairs and, at worst, pairs in float64.
-    pair_bytes = row_bytes + n_centers * (64 + 24 * X.shape[1])
-    for start, stop in blocks(len(rows), block_rows(X.device, pair_bytes)):
+    for start, stop in blocks(len(rows), block_rows(X.device, packed.pair_bytes)):
         chosen = rows[start:stop]
         labels[chosen] = _decide(X[chosen], packed)
     return labels
@@ -203,11 +211,11 @@ def _values(X: torch.Tensor, packed: PackedCenters) -> tuple[torch.Tensor, torch
     shifted = X.to(packed.origin.dtype) - packed.origin
     sq_norms = (shifted * shifted).sum(dim=1)
     factors = packed.products.side_by_side(shifted, 0)
-    with _without_autocast(X.device):
+    with without_autocast(X.device):
         return torch.addmm(packed.starts, factors, packed.columns), sq_norms
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Inside, products are of numbers as they are, even where somebody casts them by default."""
     if not torch.is_autocast_enabled(device.type):
         return nullcontext()

@@ -20,6 +20,10 @@ FREE_SHARE = 4
 SUM_NUMBERS = 2**23
 """Numbers in a block of rows that are added up: 64 MiB in float64."""
 MAX_SUM_ROWS = 2**18
+PROBLEMS_BYTES = 2**33
+"""Memory for problems that are worked on together on an accelerator, if so much is free."""
+HOST_PROBLEMS_BYTES = 2**30
+"""The same on the CPU."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -38,6 +42,15 @@ def block_rows(device: torch.device, bytes_per_row: int) -> int:
     if free is not None:
         budget = min(budget, free // FREE_SHARE)
     return max(1, budget // max(1, bytes_per_row))
+
+
+def problems_at_once(device: torch.device, bytes_each: int) -> int:
+    """How many problems are worked on together, if each takes so much memory; at least one."""
+    budget = HOST_PROBLEMS_BYTES if device.type == "cpu" else PROBLEMS_BYTES
+    free = free_bytes(device)
+    if free is not None:
+        budget = min(budget, free // FREE_SHARE)
+    return max(1, budget // bytes_each)
 
 
 def sum_rows(n_features: int) -> int:

@@ -7,7 +7,6 @@ order left, right. Equal rows have equal keys, to the last bit, so that they sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,169 +19,15 @@ from pgkmeans_sk.engines.torch_cuts import (
     cut_where_errors_fall,
     whole_weights,
 )
-from pgkmeans_sk.engines.torch_memory import sum_rows
+from pgkmeans_sk.engines.torch_members import Members
+from pgkmeans_sk.engines.torch_memory import block_rows
 from pgkmeans_sk.engines.torch_source import RowSource
-from pgkmeans_sk.engines.torch_sums import ends_of_runs, lowest_where, row_sums, sums_of_runs
 from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
 
-POWER_STEPS = 6
-POWER_SAMPLE = 2**13
-"""Members of a node that the power iteration looks at; the direction need not be exact."""
 FEW_MOVES = 64
 """Two centres are at rest when fewer than one member in so many changes sides."""
 GROUP_NUMBERS = 2**22
 """Nodes are cut in groups, so that their bins and vectors are not more numbers than this."""
-
-
-class Members:
-    """The members of some nodes, one after the other, and what is summed up over them."""
-
-    def __init__(
-        self,
-        source: RowSource,
-        weights: torch.Tensor | None,
-        rows: torch.Tensor,
-        counts: IntArray,
-    ) -> None:
-        self._source, self._weights, self.rows = source, weights, rows
-        self._device = source.device
-        self.n_nodes, self.n_features = len(counts), source.shape[1]
-        self._host_ends = np.cumsum(counts)
-        self.ends = torch.from_numpy(self._host_ends).to(self._device)
-        self.counts = torch.from_numpy(np.asarray(counts, dtype=np.int64)).to(self._device)
-        nodes = torch.arange(self.n_nodes, device=self._device)
-        self.node = torch.repeat_interleave(nodes, self.counts, output_size=len(rows))
-
-    @property
-    def weights(self) -> torch.Tensor | None:
-        """Weights (m,), float64; None stands for ones."""
-        return None if self._weights is None else self._weights[self.rows]
-
-    def places(self) -> torch.Tensor:
-        """How many members of its node stand before each one, (m,)."""
-        return (
-            torch.arange(len(self.rows), device=self._device)
-            - ((self.ends - self.counts)[self.node])
-        )
-
-    def only(self, chosen: torch.Tensor) -> Members:
-        """The chosen (m,) among them."""
-        kept = torch.zeros_like(self.counts).index_add_(0, self.node, chosen.to(torch.int64))
-        return Members(self._source, self._weights, self.rows[chosen], kept.cpu().numpy())
-
-    def blocks(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor, slice]]:
-        """Block by block: members, their rows in float64, their nodes; and which nodes these are.
-
-        Blocks depend on the shape of the problem alone.
-        """
-        size = sum_rows(self.n_features)
-        for start in range(0, len(self.rows), size):
-            block = slice(start, min(len(self.rows), start + size))
-            first, last = np.searchsorted(self._host_ends, [block.start, block.stop - 1], "right")
-            rows = self._source.take(self.rows[block]).to(torch.float64)
-            yield block, rows, self.node[block], slice(int(first), int(last) + 1)
-
-    def weigh(self, values: torch.Tensor, block: slice) -> torch.Tensor:
-        """``values`` (b, c) of the members of a block, times their weights."""
-        if self._weights is None:
-            return values
-        return values * self._weights[self.rows[block]][:, None]
-
-    def add_to(
-        self, totals: torch.Tensor, values: torch.Tensor, node: torch.Tensor, which: slice
-    ) -> None:
-        """Add ``values`` (b, c) of a block to the ``totals`` (P, c) of its nodes."""
-        ends = ends_of_runs(node - which.start, which.stop - which.start)
-        totals[which] += sums_of_runs(values, ends)
-
-    def new_totals(self, n_columns: int) -> torch.Tensor:
-        return torch.zeros((self.n_nodes, n_columns), dtype=torch.float64, device=self._device)
-
-    # ---------------------------------------------------------------- what is known of the nodes
-
-    def moments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Weights (P,), means (P, d) and scatters (P,)."""
-        pivots = self.firsts()
-        totals = self.new_totals(self.n_features + 1)
-        for block, rows, node, which in self.blocks():
-            values = torch.cat([rows - pivots[node], torch.ones_like(rows[:, :1])], dim=1)
-            self.add_to(totals, self.weigh(values, block), node, which)
-        weights = totals[:, -1]
-        present = torch.where(weights > 0.0, weights, 1.0)
-        means = pivots + totals[:, :-1] / present[:, None]
-        scatters = self.new_totals(1)
-        for block, rows, node, which in self.blocks():
-            values = row_sums((rows - means[node]).square_())[:, None]
-            self.add_to(scatters, self.weigh(values, block), node, which)
-        return weights, means, scatters[:, 0]
-
-    def firsts(self) -> torch.Tensor:
-        """A member (P, d) of each node: sums relative to it are exact where all rows are equal."""
-        if not len(self.rows):
-            return self.new_totals(self.n_features)
-        places = (self.ends - self.counts).clamp_(max=len(self.rows) - 1)  # some may have none
-        return self._source.take(self.rows[places]).to(torch.float64)
-
-    def poles(self, means: torch.Tensor) -> torch.Tensor:
-        """The member (P, d) farthest from the mean: of several, that of lowest number."""
-        sq_dists = self.sq_distances(means)
-        largest = torch.full_like(means[:, 0], -1.0).scatter_reduce_(0, self.node, sq_dists, "amax")
-        is_farthest = sq_dists == largest[self.node]
-        numbers = lowest_where(is_farthest, self.node, self.rows, self.n_nodes)
-        return self._source.take(numbers.clamp_(max=self._source.shape[0] - 1)).to(torch.float64)
-
-    def sq_distances(self, points: torch.Tensor) -> torch.Tensor:
-        """Squared distance (m,) of each member to the point (P, d) of its node."""
-        keys = torch.empty(len(self.rows), dtype=torch.float64, device=self._device)
-        for block, rows, node, _ in self.blocks():
-            keys[block] = row_sums((rows - points[node]).square_())
-        return keys
-
-    def positions(self, origins: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-        """Position (m,) of each member along the direction (P, d) of its node, from an origin."""
-        keys = torch.empty(len(self.rows), dtype=torch.float64, device=self._device)
-        for block, rows, node, _ in self.blocks():
-            keys[block] = row_sums((rows - origins[node]).mul_(directions[node]))
-        return keys
-
-    def principal_directions(self, means: torch.Tensor, poles: torch.Tensor) -> torch.Tensor:
-        """Direction (P, d) of largest variance by power iteration, beginning at the poles."""
-        steps = 1 + (self.counts - 1) // POWER_SAMPLE
-        few = self
-        if int(self.counts.max()) > POWER_SAMPLE:
-            few = self.only(self.places() % steps[self.node] == 0)
-        directions = poles - means
-        for _ in range(POWER_STEPS):
-            lengths = row_sums(directions.square()).sqrt_()[:, None]
-            directions = directions / torch.where(lengths > 0.0, lengths, 1.0)
-            totals = few.new_totals(self.n_features + 1)
-            for block, rows, node, which in few.blocks():
-                errors = rows - means[node]
-                coordinates = few.weigh(row_sums(errors * directions[node])[:, None], block)
-                values = torch.cat([errors * coordinates, coordinates], dim=1)
-                few.add_to(totals, values, node, which)
-            directions = totals[:, :-1]
-        return directions
-
-    def halves(self, is_left: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means (P, d) of the members that ``is_left`` (m,), and of the others."""
-        d = self.n_features
-        totals = self.new_totals(2 * d + 2)
-        pivots = self.firsts()
-        for block, rows, node, which in self.blocks():
-            shares = is_left[block].to(torch.float64)[:, None]
-            values = torch.cat([rows - pivots[node], torch.ones_like(shares)], dim=1)
-            values = self.weigh(values, block)
-            self.add_to(totals, torch.cat([values * shares, values * (1 - shares)], 1), node, which)
-        sides = []
-        for side in (totals[:, : d + 1], totals[:, d + 1 :]):
-            weights = torch.where(side[:, -1:] > 0.0, side[:, -1:], 1.0)
-            sides.append(pivots + side[:, :-1] / weights)
-        return sides[0], sides[1]
-
-    def count(self, chosen: torch.Tensor) -> torch.Tensor:
-        """How many members of each node are ``chosen`` (m,)."""
-        return torch.zeros_like(self.counts).index_add_(0, self.node, chosen.to(torch.int64))
 
 
 class TorchNodes:
@@ -196,48 +41,78 @@ class TorchNodes:
         self._source, self._weights, self._device = source, weights, source.device
         self._order = torch.empty(0, dtype=torch.int64, device=source.device)
 
-    def open(self, rows: torch.Tensor, counts: IntArray) -> Nodes:
-        """Nodes with so many ``counts`` (P,) of the ``rows`` (m,) each, in their order."""
+    def open(self, rows: torch.Tensor, counts: IntArray, sections: IntArray | None = None) -> Nodes:
+        """Nodes with so many ``counts`` (P,) of the ``rows`` (m,) each, in their order.
+
+        ``sections`` (s,) tells how many of them are of each problem; None stands for one problem.
+        """
         self._order = rows
         ends = np.cumsum(counts)
         ranges = np.column_stack([ends - counts, ends])
-        return self._nodes(Members(self._source, self._weights, rows, counts), ranges)
+        return self._nodes(Members(self._source, self._weights, rows, counts, sections), ranges)
 
     def _nodes(self, members: Members, ranges: IntArray) -> Nodes:
-        weights, means, scatters = (part.cpu().numpy() for part in members.moments())
-        return Nodes(ranges, np.diff(ranges)[:, 0], weights, means, scatters)
+        weights, means, scatters = members.moments()
+        together = torch.cat([means, weights[:, None], scatters[:, None]], dim=1).cpu().numpy()
+        columns = np.ascontiguousarray(together[:, -2:].T)
+        return Nodes(ranges, np.diff(ranges)[:, 0], columns[0], together[:, :-2].copy(), columns[1])
 
-    def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
-        """Cut each of the open ``nodes`` in two (see ``Engine.cut``)."""
-        size = max(1, GROUP_NUMBERS // (3 * BINS + 4 * self._source.shape[1]))
-        parts = [
-            self._cut_group(nodes[first : first + size], fractions[first : first + size], rule,
-                            n_two_means)
-            for first in range(0, len(nodes), size)
-        ]  # fmt: skip
+    def cut(
+        self,
+        nodes: Nodes,
+        fractions: FloatArray,
+        rule: str,
+        n_two_means: int,
+        sections: IntArray | None = None,
+    ) -> Cut:
+        """Cut each of the open ``nodes`` in two (see ``Engine.cut``).
+
+        ``sections`` (s,) as in ``open``, of the nodes that are cut.
+        """
+        numbers = 3 * BINS + 4 * self._source.shape[1]
+        size = max(1, GROUP_NUMBERS // numbers)
+        of_problems = [len(nodes)] if sections is None else sections.tolist()
+        pieces = [min(size, n - at) for n in of_problems for at in range(0, n, size)]
+        most = max(size, block_rows(self._device, 8 * numbers))
+        parts, first = [], 0
+        for group in _grouped(pieces, most):
+            own = slice(first, first + sum(group))
+            parts.append(
+                self._cut_group(nodes[own], fractions[own], rule, n_two_means, np.array(group))
+            )
+            first = own.stop
         cut = parts[0]
         for part in parts[1:]:
             possible = np.concatenate([cut.possible, part.possible])
             cut = Cut(possible, cut.left + part.left, cut.right + part.right)
         return cut
 
-    def _cut_group(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
+    def _cut_group(
+        self,
+        nodes: Nodes,
+        fractions: FloatArray,
+        rule: str,
+        n_two_means: int,
+        sections: IntArray,
+    ) -> Cut:
         lows, counts = nodes.handles[:, 0], nodes.counts
         starts = torch.from_numpy(lows - (np.cumsum(counts) - counts)).to(self._device)
         n_members = int(counts.sum())
         per_node = torch.from_numpy(np.asarray(counts)).to(self._device)
         where = torch.repeat_interleave(starts, per_node, output_size=n_members)
         where += torch.arange(n_members, device=self._device)
-        members = Members(self._source, self._weights, self._order[where], counts)
+        members = Members(self._source, self._weights, self._order[where], counts, sections)
         is_left, possible = self._sides(members, nodes, fractions, rule)
         is_left = _two_means(members, is_left, possible, n_two_means)
 
         # Left members first; both in the order in which they stood.
         sides = torch.argsort(2 * members.node + torch.logical_not(is_left), stable=True)
         self._order[where] = members.rows[sides]
-        n_left = np.where(possible.cpu().numpy(), members.count(is_left).cpu().numpy(), 0)
-        child_counts = np.column_stack([n_left, counts - n_left])
-        children = Members(self._source, self._weights, members.rows[sides], child_counts.ravel())
+        n_left = torch.where(possible, members.count(is_left), 0).cpu().numpy()
+        child_counts = np.column_stack([n_left, counts - n_left]).ravel()
+        children = Members(
+            self._source, self._weights, members.rows[sides], child_counts, 2 * sections
+        )
         middles = lows + n_left
         ranges = np.column_stack([lows, middles, middles, nodes.handles[:, 1]]).reshape(-1, 2)
         found = self._nodes(children, ranges)
@@ -270,7 +145,7 @@ class TorchNodes:
         at_best = fractions < 0.0
         weights = members.weights
         if weights is not None:
-            weights = whole_weights(weights, float(nodes.weights.max()))
+            weights = whole_weights(weights, members.heaviest(nodes.weights), members.node)
         thresholds = None
         if at_best.any():
             thresholds = cut_where_errors_fall(keys, members.node, weights, members.n_nodes)
@@ -284,6 +159,17 @@ class TorchNodes:
                 thresholds = torch.where(chosen, thresholds, by_weight)
         assert thresholds is not None
         return keys <= thresholds[members.node]
+
+
+def _grouped(sizes: list[int], most: int) -> list[list[int]]:
+    """``sizes`` in groups that follow on each other, of at most so many, or of one."""
+    groups: list[list[int]] = []
+    for size in sizes:
+        if groups and sum(groups[-1]) + size <= most:
+            groups[-1].append(size)
+        else:
+            groups.append([size])
+    return groups
 
 
 def _two_means(
@@ -310,11 +196,19 @@ def clusters_of(labels: torch.Tensor, clusters: IntArray, has_weight: Any) -> An
     n_clusters = int(max(int(labels.max()), int(np.max(clusters)))) + 1
     place: NDArray[Any] = np.full(n_clusters, -1, dtype=np.int32)
     place[clusters] = np.arange(len(clusters), dtype=np.int32)
-    node = torch.from_numpy(place).to(labels.device)[labels]
+    return members_of(torch.from_numpy(place).to(labels.device)[labels], len(clusters), has_weight)
+
+
+def members_of(node: torch.Tensor, n_nodes: int, has_weight: Any) -> Any:
+    """Row numbers of each node, one after the other, and how many there are.
+
+    ``node`` (n,) tells whose each row is, -1 if of none.
+    """
     chosen = node >= 0
     if has_weight is not None:
         chosen &= has_weight
     rows = chosen.nonzero().squeeze(1)
     node = node[rows]
-    counts = torch.bincount(node, minlength=len(clusters))
+    counts = torch.zeros(n_nodes, dtype=torch.int64, device=node.device)
+    counts.index_add_(0, node, torch.ones_like(rows))
     return rows[torch.argsort(node, stable=True)], counts.cpu().numpy()

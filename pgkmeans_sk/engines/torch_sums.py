@@ -7,20 +7,27 @@ same order.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+
+from pgkmeans_sk.results import IntArray
 
 PIECE = 128
 """Rows that one thread adds up: enough threads for a device, and short waits for each."""
 
 
-def sums_of_runs(values: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+def sums_of_runs(
+    values: torch.Tensor, ends: torch.Tensor, starts: torch.Tensor | None = None
+) -> torch.Tensor:
     """Sums (S, c) of runs of the rows of ``values`` (b, c), float64.
 
     Run s ends before row ``ends[s]`` (S,), int64, and begins where the one before ends; the last
-    one ends with the last row.
+    one ends with the last row. Pieces begin with each run and at ``starts`` (``starts_of_pieces``),
+    which is for rows in several sections; None stands for one section.
     """
     n_rows, n_runs = len(values), len(ends)
-    starts = torch.arange(0, n_rows, PIECE, device=values.device)
+    if starts is None:
+        starts = torch.arange(0, n_rows, PIECE, device=values.device)
     bounds = torch.sort(torch.cat([starts, ends])).values
     pieces = torch.segment_reduce(values, "sum", offsets=bounds, axis=0, initial=0.0, unsafe=True)
     # Pieces that begin where a run ends belong to the next; empty ones at the very end add nothing.
@@ -31,6 +38,17 @@ def sums_of_runs(values: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     return torch.segment_reduce(
         pieces, "sum", offsets=torch.cat([first_pieces, last]), axis=0, initial=0.0, unsafe=True
     )
+
+
+def starts_of_pieces(sizes: IntArray, device: torch.device) -> torch.Tensor:
+    """Where pieces begin in sections of so many rows each, ``sizes`` (s,), one after the other.
+
+    The sums of a section have then the bits that they have without the others.
+    """
+    n_pieces = -(-sizes // PIECE)
+    firsts = np.cumsum(sizes) - sizes - PIECE * (np.cumsum(n_pieces) - n_pieces)
+    starts = np.repeat(firsts, n_pieces) + PIECE * np.arange(n_pieces.sum())
+    return torch.from_numpy(starts).to(device)
 
 
 def ends_of_runs(sorted_ids: torch.Tensor, n_runs: int) -> torch.Tensor:

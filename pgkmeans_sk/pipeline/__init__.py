@@ -60,7 +60,7 @@ def run(
             )
         elif points is not engine:
             state = settle(engine, state.centers, settings, journal)
-        solution = _solution(engine, state, n_iter, converged, journal)
+        solution = solution_of(engine, state, n_iter, converged, journal)
         settings.log(
             f"start {number}: {n_iter} iterations, inertia {solution.inertia:.6g}, "
             f"{len(journal.repairs)} passes to fill empty clusters"
@@ -75,7 +75,7 @@ def run(
     return best
 
 
-def _solution(
+def solution_of(
     engine: Engine, state: State, n_iter: int, converged: bool, journal: Journal
 ) -> Solution:
     """The state as the estimator reports it; centres that own no row come last, as copies."""

@@ -31,7 +31,11 @@ def settle(
     The inertia never rises on the way. Clusters stay empty only if every row lies on a centre,
     that is, if there are fewer distinct rows than clusters.
     """
-    state = State(centers, engine.assign(centers))
+    return fill(engine, State(centers, engine.assign(centers)), settings, journal)
+
+
+def fill(engine: Engine, state: State, settings: Settings, journal: Journal) -> State:
+    """The same from a state that is that of the engine's labels."""
     n_passes = 0
     while len(state.assignment.empty):
         repaired: State | None = None

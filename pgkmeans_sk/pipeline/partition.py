@@ -11,7 +11,9 @@ proportional to its squared error to the power d/(d+2).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,27 +38,70 @@ def partition(engine: Engine, n_leaves: int, rule: PartitionRule) -> FloatArray:
     out of distinct rows, its surplus leaves are copies of its mean: they will be found empty and
     are filled by cautious partitioning.
     """
-    level, leaves = engine.root(), np.array([n_leaves])
-    finished: list[FloatArray] = []
+
+    def cut(nodes: Nodes, fractions: FloatArray, owners: IntArray) -> Cut:
+        return engine.cut(nodes, fractions, rule.cut, n_two_means=0)
+
+    return grow(cut, engine.root(), n_leaves, rule, engine.n_features)
+
+
+def grow(
+    cut_nodes: Callable[[Nodes, FloatArray, IntArray], Cut],
+    roots: Nodes,
+    n_leaves: int,
+    rule: PartitionRule,
+    n_features: int,
+) -> FloatArray:
+    """Means (R * n_leaves, d) of the leaves of R trees, tree by tree.
+
+    ``cut_nodes`` is told the nodes, their fractions, and whose root's each of them is; nodes come
+    tree by tree.
+    """
+    level = _Level(roots, np.full(len(roots), n_leaves), np.arange(len(roots)))
+    finished: list[tuple[IntArray, FloatArray]] = []
     while True:
-        finished.append(level.means[leaves == 1])
-        level, leaves = _only(leaves > 1, level, leaves)
-        if not len(level):
-            return np.concatenate(finished)
+        done = level.only(level.leaves == 1)
+        finished.append((done.owners, done.nodes.means))
+        level = level.only(level.leaves > 1)
+        leaves = level.leaves
+        if not len(leaves):
+            break
         fractions = (leaves // 2) / leaves if rule.share == "population" else -np.ones(len(leaves))
-        cut = engine.cut(level, fractions, rule.cut, n_two_means=0)
-        whole = ~cut.possible
-        if whole.any():
-            finished.append(np.repeat(level.means[whole], leaves[whole], axis=0))
-        left_leaves = _share_leaves(leaves, cut, rule.share, engine.n_features)
-        left, left_leaves_kept = _only(cut.possible, cut.left, left_leaves)
-        right, right_leaves_kept = _only(cut.possible, cut.right, leaves - left_leaves)
-        level, leaves = left + right, np.concatenate([left_leaves_kept, right_leaves_kept])
+        cut = cut_nodes(level.nodes, fractions, level.owners)
+        whole = level.only(~cut.possible)
+        copies = np.repeat(np.arange(len(whole.leaves)), whole.leaves)
+        finished.append((whole.owners[copies], whole.nodes.means[copies]))
+        left_leaves = _share_leaves(leaves, cut, rule.share, n_features)
+        left = _Level(cut.left, left_leaves, level.owners).only(cut.possible)
+        right = _Level(cut.right, leaves - left_leaves, level.owners).only(cut.possible)
+        level = left.followed_by(right)
+    owners = np.concatenate([part[0] for part in finished])
+    means = np.concatenate([part[1] for part in finished])
+    return means if len(roots) == 1 else means[np.argsort(owners, kind="stable")]
 
 
-def _only(chosen: NDArray[np.bool_], nodes: Nodes, leaves: IntArray) -> tuple[Nodes, IntArray]:
-    """The ``chosen`` (m,) nodes and their leaves."""
-    return (nodes, leaves) if chosen.all() else (nodes[chosen], leaves[chosen])
+@dataclass(frozen=True)
+class _Level:
+    """Nodes of a level, how many leaves each will have, and whose tree it belongs to."""
+
+    nodes: Nodes
+    leaves: IntArray
+    owners: IntArray
+
+    def only(self, chosen: NDArray[Any]) -> _Level:
+        """The ``chosen`` ones (m,)."""
+        if chosen.all():
+            return self
+        return _Level(self.nodes[chosen], self.leaves[chosen], self.owners[chosen])
+
+    def followed_by(self, other: _Level) -> _Level:
+        """Both, tree by tree, those of ``other`` last in each."""
+        owners = np.concatenate([self.owners, other.owners])
+        both = _Level(self.nodes + other.nodes, np.concatenate([self.leaves, other.leaves]), owners)
+        if (owners[1:] >= owners[:-1]).all():
+            return both
+        order = np.argsort(owners, kind="stable")
+        return _Level(both.nodes[order], both.leaves[order], owners[order])
 
 
 def _share_leaves(leaves: IntArray, cut: Cut, share: str, n_features: int) -> IntArray:

@@ -62,10 +62,15 @@ RIVAL_RULE = PartitionRule(cut="ball", share="population")
 across a direction, and counts rows instead of errors."""
 
 
+def rows_of_sample(n_features: int, n_clusters: int) -> int:
+    """Rows that are enough for so many clusters."""
+    n_rows = min(SAMPLE_ROWS, SAMPLE_NUMBERS // n_features)
+    return max(n_rows, SAMPLE_ROWS_PER_CLUSTER * n_clusters)
+
+
 def sampled(engine: Engine, settings: Settings, rng: np.random.RandomState) -> Engine:
     """An engine over some of the rows, enough for the clusters; or the same, if that is most."""
-    n_rows = min(SAMPLE_ROWS, SAMPLE_NUMBERS // engine.n_features)
-    n_rows = max(n_rows, SAMPLE_ROWS_PER_CLUSTER * settings.n_clusters)
+    n_rows = rows_of_sample(engine.n_features, settings.n_clusters)
     return engine.sample(n_rows, rng) if engine.n_rows > 2 * n_rows else engine
 
 
@@ -91,7 +96,7 @@ def start_from_partition(
 
 def _start_small(engine: Engine, settings: Settings, journal: Journal) -> State:
     """The tree with its errors mended, on a part of the rows first if there are many."""
-    if engine.n_rows < max(NESTED_FROM, NESTED_FROM_PER_CLUSTER * settings.n_clusters):
+    if not is_nested(engine.n_rows, settings.n_clusters):
         return _race(engine, settings, journal)
     part = engine.sample(engine.n_rows // NESTING, np.random.RandomState(NESTED_SEED))
     state = _start_small(part, settings, journal)
@@ -100,16 +105,17 @@ def _start_small(engine: Engine, settings: Settings, journal: Journal) -> State:
     return rebalance(engine, state, settings, journal, NESTED_ROUNDS)[0]
 
 
+def is_nested(n_rows: int, n_clusters: int) -> bool:
+    """Whether there are so many rows that a part of them comes first."""
+    return n_rows >= max(NESTED_FROM, NESTED_FROM_PER_CLUSTER * n_clusters)
+
+
 def _race(engine: Engine, settings: Settings, journal: Journal) -> State:
     """The tree with its errors mended; on a small table, the better of two trees.
 
     There is no race where the first tree is hardly to be improved.
     """
-    n_clusters = settings.n_clusters
-    rules = {"partition-principal-error": DEFAULT_RULE}
-    work = engine.n_rows * engine.n_features * n_clusters
-    if work <= RACE_WORK and n_clusters >= FEWEST_CLUSTERS_TO_RACE:
-        rules["partition-ball"] = RIVAL_RULE
+    rules = rules_of_race(engine.n_rows, engine.n_features, settings.n_clusters)
     best: _Grown | None = None
     for name, rule in rules.items():
         could_stop = best is None and len(rules) > 1
@@ -122,6 +128,14 @@ def _race(engine: Engine, settings: Settings, journal: Journal) -> State:
     assert best is not None
     journal.repairs += best.repairs
     return State(best.centers, engine.assign(best.centers))  # the engine's labels are its own
+
+
+def rules_of_race(n_rows: int, n_features: int, n_clusters: int) -> dict[str, PartitionRule]:
+    """The trees that are grown, by their names."""
+    rules = {"partition-principal-error": DEFAULT_RULE}
+    if n_rows * n_features * n_clusters <= RACE_WORK and n_clusters >= FEWEST_CLUSTERS_TO_RACE:
+        rules["partition-ball"] = RIVAL_RULE
+    return rules
 
 
 def small_plan(rule: PartitionRule, judged: bool = True) -> SmallStart:
@@ -183,12 +197,15 @@ def _start_from_random_rows(
     return engine.draw_rows(settings.n_clusters, rng).astype(np.float64)
 
 
+TREES = {
+    "partition-ball": PartitionRule("ball", "population"),
+    "partition-ball-error": PartitionRule("ball", "error"),
+    "partition-principal": PartitionRule("principal", "population"),
+    "partition-principal-error": PartitionRule("principal", "error"),
+}
 STARTS: dict[str, Start] = {
     "partition": start_from_partition,
-    "partition-ball": _start_from_tree(PartitionRule("ball", "population")),
-    "partition-ball-error": _start_from_tree(PartitionRule("ball", "error")),
-    "partition-principal": _start_from_tree(PartitionRule("principal", "population")),
-    "partition-principal-error": _start_from_tree(PartitionRule("principal", "error")),
+    **{name: _start_from_tree(rule) for name, rule in TREES.items()},
     "k-means++": _start_from_kmeans_plusplus,
     "random": _start_from_random_rows,
 }
