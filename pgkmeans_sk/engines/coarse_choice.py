@@ -16,10 +16,15 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pgkmeans_sk.engines.small_kernels import kind_of as kind_of_arrays
 from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.compile import lies_ready
 from pgkmeans_sk.kernels.integer_sweep import are_quick
+from pgkmeans_sk.kernels.linked import address_of
+from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense
+from pgkmeans_sk.results import FloatArray
 
 FEWEST_CENTERS = 32
 """Fewer are looked at in full about as fast as rows are rounded to integers."""
@@ -38,6 +43,7 @@ _waited: dict[np.dtype[Any], float] = {}
 """Seconds of full passes, for each dtype of rows; infinity once the kernel is used."""
 _is_quicker: dict[Kind, bool] = {}
 """What comparisons said."""
+_addresses: dict[Any, int] = {}
 
 
 def is_large(n_rows: int, n_centers: int, n_features: int, is_run: bool = False) -> bool:
@@ -69,6 +75,22 @@ def is_ready(dtype: np.dtype[Any], arguments: tuple[Any, ...]) -> bool:
     if _waited[dtype] >= PATIENCE:
         _waited[dtype] = np.inf
     return _waited[dtype] == np.inf
+
+
+def address_of_full_look(
+    rows: tuple[Any, FloatArray, int],
+    packed: PackedCenters,
+    lower: NDArray[Any],
+    labels: NDArray[np.int32],
+    totals: tuple[NDArray[Any], ...],
+) -> int:
+    """Where ``assign_dense`` is, for arguments like these of ``assign_coarse``."""
+    kind = kind_of_arrays(rows[0].base, rows[1], *packed[:5], lower, labels, *totals)
+    if kind not in _addresses:
+        _addresses[kind] = address_of(
+            assign_dense, *rows, 0, 0, packed, False, labels, *totals, np.empty(0), lower, ALL_ROWS
+        )
+    return _addresses[kind]
 
 
 @contextmanager

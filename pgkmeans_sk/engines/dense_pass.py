@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
+from pgkmeans_sk.engines.coarse_choice import address_of_full_look
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.integers import IntegerCenters
@@ -129,9 +130,10 @@ class DensePass:
         move: float,
     ) -> tuple[Any, ...]:
         """What the kernel of ``look_coarsely`` is given for chunk ``c``."""
+        known = self._rows, self.packed, lower, self._labels, self._totals(c)
         return (
-            *self._rows, start, stop, self.packed, integers, self._collect, lower, move,
-            self._labels, *self._totals(c),
+            *self._rows, start, stop, self.packed, integers, address_of_full_look(*known),
+            self._collect, lower, move, self._labels, *self._totals(c),
         )  # fmt: skip
 
     def compare_looks(self, integers: IntegerCenters, lower: NDArray[Any]) -> bool:

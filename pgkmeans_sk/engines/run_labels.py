@@ -67,9 +67,16 @@ class RunCenters:
             arguments = *rows, begin, end, self.packed, collect, labels, *totals, *nothing, ALL_ROWS
             return int(assign_dense(*arguments)[0])
 
+        def arguments_of(begin: int, end: int) -> tuple[Any, ...]:
+            known = rows, self.packed, nothing[1], labels, totals
+            full_look = coarse_choice.address_of_full_look(*known)
+            return (
+                *rows, begin, end, self.packed, integers, full_look, collect, nothing[1], -1.0,
+                labels, *totals,
+            )  # fmt: skip
+
         def coarsely(begin: int, end: int) -> int:
-            arguments = *rows, begin, end, self.packed, integers, collect, nothing[1], -1.0
-            return int(assign_coarse(*arguments, labels, *totals)[0])
+            return int(assign_coarse(*arguments_of(begin, end))[0])
 
         n_centers = len(self._centers)
         if not coarse_choice.is_large(stop - start, n_centers, n_features, is_run=True):
@@ -78,8 +85,7 @@ class RunCenters:
         integers = None if coarse_choice.quicker(kind) is False else self._in_integers(X)
         if integers is None:
             return fully(start, stop)
-        arguments = *rows, 0, 0, self.packed, integers, collect, nothing[1], -1.0, labels, *totals
-        if not coarse_choice.is_ready(X.dtype, arguments):
+        if not coarse_choice.is_ready(X.dtype, arguments_of(0, 0)):
             with coarse_choice.waiting(X.dtype):
                 return fully(start, stop)
         if coarse_choice.quicker(kind):

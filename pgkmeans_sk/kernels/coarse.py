@@ -19,8 +19,10 @@ import numpy as np
 from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.integer_sweep import round_tile, sweep_integers
 from pgkmeans_sk.kernels.integers import MARGIN
-from pgkmeans_sk.kernels.nearest import ROWS, add_up, assign_dense
+from pgkmeans_sk.kernels.linked import call_for_two_ints
+from pgkmeans_sk.kernels.nearest import ROWS, add_up
 from pgkmeans_sk.kernels.second_pass import list_doubtful
+from pgkmeans_sk.kernels.steps import epsilon, lesser, new_vector
 from pgkmeans_sk.kernels.sweep import tile_points
 from pgkmeans_sk.kernels.tile import fill_tile
 
@@ -67,7 +69,7 @@ def bound_others(
 ):  # fmt: skip
     """What the second best value says about all centres but the best one."""
     real = lower.dtype.type
-    eps = np.finfo(lower.dtype).eps
+    eps = epsilon(lower)
     twice, margin, nothing = real(2.0 * integers.value), real(MARGIN), real(0.0)
     norm_share, rounding = real(1.0 - integers.rounding), real(8.0 * eps * integers.reach_sq)
     far, slack = real(integers.far), real(1.0 - 1e-6)
@@ -98,20 +100,19 @@ def settle_most(
     panels, starts, margins = integers.panels, integers.starts, integers.margins
     n_features = origin.size
     width, whole = tile_points(origin), tile_points(starts)
-    tile, tile_norms = np.zeros(n_features * width, origin.dtype), np.empty(width, origin.dtype)
-    n_pairs = (n_features + 1) // 2
-    rounded, norms = np.zeros(n_pairs * whole, np.int32), np.zeros(whole, origin.dtype)
-    best, second = np.empty(whole, np.int32), np.empty(whole, np.int32)
-    index = np.empty(whole, np.int32)
-    errors, bounds = np.empty(whole, origin.dtype), np.empty(whole, origin.dtype)
-    real = origin.dtype.type
+    n_pairs, real = (n_features + 1) // 2, origin.dtype.type
+    tile, tile_norms = new_vector(n_features * width, real), new_vector(width, real)
+    rounded, norms = new_vector(n_pairs * whole, np.int32), new_vector(whole, real)
+    best, second = new_vector(whole, np.int32), new_vector(whole, np.int32)
+    index = new_vector(whole, np.int32)
+    errors, bounds = new_vector(whole, real), new_vector(whole, real)
     per_unit = real(integers.per_unit)
     n_changed = 0
     n_listed = 0
     for first in range(0, n_rows, whole):
-        count = min(whole, n_rows - first)
+        count = lesser(whole, n_rows - first)
         for offset in range(0, count, width):  # numbers of 64 bits take two tiles
-            here = min(width, count - offset)
+            here = lesser(width, count - offset)
             fill_tile(
                 base, row_step, column_step, which, first + offset, here, origin, tile, tile_norms
             )
@@ -140,6 +141,7 @@ def assign_coarse(
     points, weights, weight_step, start, stop,  # IN as in nearest.add_up
     centers,  # IN PackedCenters
     integers,  # IN IntegerCenters, the same centres
+    full_look,  # IN address of nearest.assign_dense for such arguments
     collect,  # IN bool, whether to add to the sums below
     lower,  # INOUT (n,) float, no other centre was nearer in the pass before; (0,): not wanted
     move,  # IN float64, no centre has moved farther since; negative: ``lower`` is new
@@ -151,13 +153,14 @@ def assign_coarse(
     Returns how many labels changed, how many rows needed the exact look, how many were swept in
     integers, and how many of these in full.
     """
-    side_by_side = np.empty(centers.origin.size, centers.origin.dtype)
-    size = max(ROWS, BLOCK_NUMBERS // centers.origin.size)
-    swept, doubted = np.empty(size, np.int64), np.empty(size, np.int64)
-    no_utilities = np.empty(0, np.float64)
+    n_features = centers.origin.size
+    side_by_side = new_vector(n_features, centers.origin.dtype.type)
+    size = max(ROWS, BLOCK_NUMBERS // n_features)
+    swept, doubted = new_vector(size, np.int64), new_vector(size, np.int64)
+    no_utilities = new_vector(0, np.float64)
     n_changed, n_exact, n_swept, n_doubted = 0, 0, 0, 0
     for first in range(start, stop, size):
-        count = n_here = min(size, stop - first)
+        count = n_here = lesser(size, stop - first)
         if move < 0.0:
             for k in range(count):
                 swept[k] = first + k
@@ -169,9 +172,10 @@ def assign_coarse(
         changed, n_left = settle_most(
             points, swept, n_here, centers.origin, integers, labels, lower, doubted
         )
-        changed_later, exact = assign_dense(
-            points, weights, weight_step, 0, n_left, centers, False, labels,
-            sums, sizes, sq_errors, no_utilities, lower, doubted,
+        changed_later, exact = call_for_two_ints(
+            full_look,
+            (points, weights, weight_step, np.int64(0), np.int64(n_left), centers, False, labels,
+             sums, sizes, sq_errors, no_utilities, lower, doubted),
         )  # fmt: skip
         n_changed += changed + changed_later
         n_exact += exact
