@@ -11,6 +11,9 @@ import numpy as np
 from benchmarks import data
 from benchmarks.peers import OURS, PEERS
 
+LARGER_SLICE = 5000
+"""Rows, more than a start takes whole."""
+
 
 @functools.cache
 def compile_for_long_fits(dtype: Any) -> None:
@@ -29,11 +32,16 @@ def compile_for_long_fits(dtype: Any) -> None:
 
 
 def warm_up(peer_name: str, X: data.Points, n_clusters: int, same_start: bool) -> None:
-    """Run two iterations on a small slice: imports, compilation and thread pools are then paid."""
+    """Run two iterations on a small slice: imports, compilation and thread pools are then paid.
+
+    Ours fits a larger one, too, for which it takes other kernels.
+    """
+    sizes = [4 * n_clusters]
     if peer_name == OURS:
         compile_for_long_fits(X.dtype)
-    n_small = min(len(X), 4 * n_clusters)
-    small = data.draw_rows(X, n_small)
+        sizes.append(max(4 * n_clusters, LARGER_SLICE))
     peer = PEERS[peer_name]
-    start = data.sampled_start(small, n_clusters, 0) if same_start and peer.takes_start else None
-    peer.fit(small, n_clusters, start, 2, 0)
+    for size in sizes:
+        rows = data.draw_rows(X, min(len(X), size))
+        start = data.sampled_start(rows, n_clusters, 0) if same_start and peer.takes_start else None
+        peer.fit(rows, n_clusters, start, 2, 0)

@@ -34,7 +34,9 @@ class RunCenters:
     """
 
     def __init__(self, centers: NDArray[np.floating], origin: NDArray[Any]) -> None:
-        self._centers, self._origin = centers, origin
+        # One that came from another process may be read-only: another type, for which kernels would
+        # have to be compiled once more.
+        self._centers, self._origin = centers, np.array(origin)
         self._integers: IntegerCenters | None = None
         self._has_tried = False
 
