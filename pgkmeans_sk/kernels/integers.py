@@ -4,7 +4,7 @@ A product of 16-bit integers takes half the register that one of float32 takes, 
 float64's; processors multiply and add them in pairs. So ``|c|^2 / 2 - x.c``, which says which
 centre is nearest, is computed with rounded rows and centres first. Where the two best values are
 farther apart than rounding can have moved them, the label is settled, and it is the one that
-``nearest.py`` defines. The other rows, 2 to 5 % of real ones, get the full look.
+``nearest.py`` defines. The other rows, a few per cent where features are few, get the full look.
 
 Layout
 ------
