@@ -255,6 +255,22 @@ def test_bounds_hold(far, dtype):
 
 
 @pytest.mark.usefixtures("always_coarse")
+def test_moves_that_rounding_could_lose_add_up():
+    """Bounds of float32 fall, although each move is less than half their last digit."""
+    X = np.array([[5.0, 1.0], [5.0, 1.1], [5.0, -1.0], [5.0, -1.1]], dtype=np.float32)
+    centers = np.array([[0.0, 1.0], [0.0, -1.0]], dtype=np.float32)
+    step, own = np.float32(1e-7), np.arange(len(X))
+    engine = NumbaEngine(X, None)
+    for _ in range(300):
+        engine.assign(centers)
+        lower = engine._looks.coarse._before[1]
+        distances = np.sqrt(reference.sq_distances(X, centers))
+        distances[own, engine.labels] = np.inf
+        assert (lower <= distances.min(axis=1)).all()
+        centers = centers + np.array([step, 0.0], dtype=np.float32)
+
+
+@pytest.mark.usefixtures("always_coarse")
 def test_most_rows_are_settled_and_few_looked_at_again(monkeypatch):
     found = []
     kernel = dense_pass.assign_coarse

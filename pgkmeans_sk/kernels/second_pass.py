@@ -16,6 +16,7 @@ from pgkmeans_sk.kernels.compile import kernel, part
 from pgkmeans_sk.kernels.errors import sq_error
 from pgkmeans_sk.kernels.nearest import ROWS, add_up, assign_dense
 from pgkmeans_sk.kernels.pruned import TINY_SHARE
+from pgkmeans_sk.kernels.steps import epsilon
 
 
 @part
@@ -43,6 +44,7 @@ def list_doubtful(
 ):  # fmt: skip
     """Rows that another centre may have become nearest to; returns how many."""
     base, row_step, n_features = points.base, points.row_step, side_by_side.size
+    share = 1.0 - epsilon(lower)  # rounded down: many small moves must not get lost
     n_listed = 0
     for i in range(first, first + count):
         if points.column_step == 1:
@@ -51,7 +53,7 @@ def list_doubtful(
             copy_values(points, i, side_by_side)
             sq_dist = sq_error(side_by_side, 0, rows, np.int64(labels[i]), n_features)
         others = np.float64(lower[i]) - move
-        lower[i] = others
+        lower[i] = others * share
         listed[np.uintp(n_listed)] = i
         n_listed += not (others > 0.0 and sq_dist * (1.0 + TINY_SHARE) + smallest < others * others)
     return n_listed
