@@ -10,114 +10,73 @@ point and takes in a pair of features at a time:
         least, next = the two smallest of the 4 accumulators
         fold them into best, second best and the quad of the best
 
-Processors with the "neural network" instructions do the middle line at once; others multiply and
-add a pair, and add the sum. Where there is neither, ``are_quick`` says so, and nobody asks.
+Where the processor has an instruction that does the middle line at once, LLVM takes it; others
+multiply and add a pair, and add the sum. Where there is neither, ``are_quick`` says so, and nobody
+asks.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-from llvmlite import binding, ir
-from numba.core import cgutils, config, types
+from llvmlite import ir
+from numba.core import cgutils, types
 from numba.core.extending import intrinsic
 
 from pgkmeans_sk.kernels.integers import ABSENT, ROW_LIMIT
-from pgkmeans_sk.kernels.sweep import QUAD, vectors_per_tile
-from pgkmeans_sk.kernels.vectors import VectorBuilder, array_pointer, vector_bytes
+from pgkmeans_sk.kernels.sweep import QUAD, fold, two_smallest, vectors_per_tile
+from pgkmeans_sk.kernels.vectors import (
+    Lanes,
+    VectorBuilder,
+    array_pointer,
+    processor_features,
+    vector_bytes,
+)  # fmt: skip
 
-_INT16, _INT32 = ir.IntType(16), ir.IntType(32)
-_PAIRWISE = {16: "llvm.x86.sse2.pmadd.wd", 32: "llvm.x86.avx2.pmadd.wd",
-             64: "llvm.x86.avx512.pmaddw.d.512"}  # fmt: skip
-"""Products of pairs, added, by bytes in a register."""
-
-
-@functools.lru_cache(maxsize=1)
-def _features() -> frozenset[str]:
-    """What the processor can do that Numba compiles for."""
-    if config.CPU_NAME == "generic":
-        return frozenset()
-    if config.CPU_FEATURES is not None:
-        return frozenset(name[1:] for name in config.CPU_FEATURES.split(",") if name[:1] == "+")
-    present = binding.get_host_cpu_features().items()
-    return frozenset(name for name, is_present in present if is_present)
-
-
-def _at_once() -> str | None:
-    """The instruction that multiplies pairs and adds them to a sum, if there is one."""
-    features, width = _features(), vector_bytes() * 8
-    if "avx512vnni" in features and (width == 512 or "avx512vl" in features):
-        return f"llvm.x86.avx512.vpdpwssd.{width}"
-    return f"llvm.x86.avx512.vpdpwssd.{width}" if width < 512 and "avxvnni" in features else None
+_PRODUCTS = {16: "sse2.pmadd.wd", 32: "avx2.pmadd.wd", 64: "avx512.pmaddw.d.512"}
+"""LLVM's names of products of pairs, added, by bytes in a register."""
+_NEEDED = {16: "sse2", 32: "avx2", 64: "avx512bw"}
+"""The features of a processor that has them."""
 
 
 def are_quick() -> bool:
-    """Whether there are instructions on pairs in registers as wide as those of floats."""
-    needed = {16: "sse2", 32: "avx2", 64: "avx512bw"}[vector_bytes()]
-    return needed in _features()
+    """Whether there are products of pairs in registers as wide as those of floats."""
+    return _NEEDED[vector_bytes()] in processor_features()
 
 
-class _Pairs:
-    """Emits instructions on vectors of 32-bit integers, or pairs of 16 bits."""
+class _Pairs(Lanes):
+    """Emits instructions on vectors of 32-bit integers, which may be pairs of 16 bits."""
 
     def __init__(self, builder: Any, intp: Any) -> None:
-        self.builder, self.intp = builder, intp
-        self.lanes = vector_bytes() // 4
-        self.ints = ir.VectorType(_INT32, self.lanes)
-        self.pairs = ir.VectorType(_INT16, 2 * self.lanes)
-        self._smaller, self._larger = (self._function(f"llvm.{name}.v{self.lanes}i32", 2)
-                                       for name in ("smin", "smax"))  # fmt: skip
+        lanes = vector_bytes() // 4
+        super().__init__(builder, ir.IntType(32), 32, lanes, intp)
+        self._pairs = ir.VectorType(ir.IntType(16), 2 * lanes)
+        self._products = self._function(f"x86.{_PRODUCTS[vector_bytes()]}", self._pairs)
+        self._minimum = self._function(f"smin.v{lanes}i32", self.vector)
+        self._maximum = self._function(f"smax.v{lanes}i32", self.vector)
 
-    def _function(self, name: str, n_arguments: int, argument: Any = None) -> Any:
-        kind = ir.FunctionType(self.ints, [argument or self.ints] * n_arguments)
-        return cgutils.get_or_insert_function(self.builder.module, kind, name)
-
-    def index(self, value: int) -> Any:
-        return ir.Constant(self.intp, value)
-
-    def constant(self, value: int) -> Any:
-        """A vector with ``value`` in every lane."""
-        return ir.Constant(self.ints, [int(value)] * self.lanes)
-
-    def register(self, initial: Any) -> Any:
-        return cgutils.alloca_once_value(self.builder, initial)
-
-    def splat(self, scalar: Any) -> Any:
-        undefined = ir.Constant(self.ints, ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
-        return self.builder.shuffle_vector(first, undefined, self.constant(0))
-
-    def broadcast(self, pointer: Any, offset: Any) -> Any:
-        return self.splat(self.builder.load(self.builder.gep(pointer, [offset])))
-
-    def load(self, pointer: Any, offset: Any) -> Any:
-        address = self.builder.gep(pointer, [offset])
-        loaded = self.builder.load(self.builder.bitcast(address, self.ints.as_pointer()))
-        loaded.align = 4
-        return loaded
-
-    def store(self, value: Any, pointer: Any, offset: Any) -> None:
-        address = self.builder.gep(pointer, [offset])
-        address = self.builder.bitcast(address, value.type.as_pointer())
-        self.builder.store(value, address).align = 4
-
-    def smaller(self, first: Any, second: Any) -> Any:
-        return self.builder.call(self._smaller, [first, second])
-
-    def larger(self, first: Any, second: Any) -> Any:
-        return self.builder.call(self._larger, [first, second])
+    def _function(self, name: str, argument: Any) -> Any:
+        """LLVM's function ``name`` of two arguments."""
+        function_type = ir.FunctionType(self.vector, [argument, argument])
+        return cgutils.get_or_insert_function(self.builder.module, function_type, f"llvm.{name}")
 
     def add_products(self, first: Any, second: Any, register: Any) -> None:
         """``register += first.low * second.low + first.high * second.high``."""
-        builder, total, at_once = self.builder, self.builder.load(register), _at_once()
-        if at_once is not None:
-            total = builder.call(self._function(at_once, 3), [total, first, second])
-        else:
-            multiply = self._function(_PAIRWISE[vector_bytes()], 2, self.pairs)
-            sides = [builder.bitcast(side, self.pairs) for side in (first, second)]
-            total = builder.add(total, builder.call(multiply, sides))
-        builder.store(total, register)
+        sides = [self.builder.bitcast(side, self._pairs) for side in (first, second)]
+        products = self.builder.call(self._products, sides)
+        self.builder.store(self.builder.add(self.builder.load(register), products), register)
+
+    def smaller(self, first: Any, second: Any) -> Any:
+        """The smaller integer of each lane."""
+        return self.builder.call(self._minimum, [first, second])
+
+    def larger(self, first: Any, second: Any) -> Any:
+        """The larger integer of each lane."""
+        return self.builder.call(self._maximum, [first, second])
+
+    def less(self, first: Any, second: Any) -> Any:
+        """Whether the first integer is the smaller one, lane by lane."""
+        return self.builder.icmp_signed("<", first, second)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -168,10 +127,10 @@ def sweep_integers(
                     centre = emit.broadcast(panels_p, builder.add(place, emit.index(j)))
                     for v in vectors:
                         emit.add_products(points[v], centre, total_r[j][v])
-            number = emit.splat(builder.trunc(quad.index, _INT32))
+            number = emit.splat(emit.resized(quad.index, emit.int32))
             for v in vectors:
                 values = [builder.load(total_r[j][v]) for j in centres]
-                _fold(emit, values, number, best_r[v], second_r[v], quad_r[v])
+                fold(emit, *two_smallest(emit, values), number, best_r[v], second_r[v], quad_r[v])
 
         for v in vectors:
             at = emit.index(v * emit.lanes)
@@ -184,24 +143,6 @@ def sweep_integers(
         return context.get_dummy_value()
 
     return signature, generate
-
-
-def _fold(
-    emit: _Pairs, values: list[Any], number: Any, best_r: Any, second_r: Any, quad_r: Any
-) -> None:
-    """best, second, quad <- the same after one more quad."""
-    builder = emit.builder
-    a, b, c, d = values
-    low, high = emit.smaller(a, b), emit.larger(a, b)
-    other_low, other_high = emit.smaller(c, d), emit.larger(c, d)
-    least = emit.smaller(low, other_low)
-    following = emit.smaller(emit.larger(low, other_low), emit.smaller(high, other_high))
-    best, second = builder.load(best_r), builder.load(second_r)
-    better = builder.icmp_signed("<", least, best)
-    loser = emit.larger(best, least)
-    builder.store(emit.smaller(emit.smaller(second, following), loser), second_r)
-    builder.store(builder.select(better, number, builder.load(quad_r)), quad_r)
-    builder.store(emit.smaller(least, best), best_r)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -227,12 +168,7 @@ def round_tile(
         emit = VectorBuilder(
             builder, context.get_value_type(tile.dtype), bits, lanes, n_features_v.type
         )
-        ints = ir.VectorType(_INT32, lanes)
-        nearest = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(emit.vector, [emit.vector]),
-            f"llvm.rint.v{lanes}f{bits}",
-        )
+        ints = emit.int32_vector
         scale = emit.splat(arguments[2])
         most, least = emit.constant(float(ROW_LIMIT)), emit.constant(-float(ROW_LIMIT))
 
@@ -240,7 +176,7 @@ def round_tile(
             place = builder.add(builder.mul(feature, emit.index(width)), emit.index(v * lanes))
             number = builder.fmul(emit.load(tile_p, place), scale)
             number = emit.larger(emit.smaller(number, most), least)
-            return builder.fptosi(builder.call(nearest, [number]), ints)
+            return builder.fptosi(emit.rounded(number), ints)
 
         def store(low: Any, pair: Any, v: int) -> None:
             place = builder.add(builder.mul(pair, emit.index(rounded_width)), offset_v)

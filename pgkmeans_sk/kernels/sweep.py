@@ -148,7 +148,7 @@ def sweep(
                     emit.tag(builder.load(total_r[j][v]), TAG_BITS, emit.int_constant(j))
                     for j in centres
                 ]
-                _fold(emit, *_two_smallest(emit, values), number, best_r[v], second_r[v], quad_r[v])
+                fold(emit, *two_smallest(emit, values), number, best_r[v], second_r[v], quad_r[v])
 
         best_p, second_p, index_p = (
             array_pointer(context, builder, signature.args[i], arguments[i]) for i in range(5, 8)
@@ -168,7 +168,7 @@ def sweep(
     return signature, generate
 
 
-def _two_smallest(emit: VectorBuilder, values: list[Any]) -> tuple[Any, Any]:
+def two_smallest(emit: Any, values: list[Any]) -> tuple[Any, Any]:
     """Smallest and second smallest of four vectors, lane by lane."""
     a, b, c, d = values
     low, high = emit.smaller(a, b), emit.larger(a, b)
@@ -178,14 +178,13 @@ def _two_smallest(emit: VectorBuilder, values: list[Any]) -> tuple[Any, Any]:
     return least, following
 
 
-def _fold(
-    emit: VectorBuilder, least: Any, following: Any, number: Any, best_r: Any, second_r: Any,
-    quad_r: Any,
-) -> None:  # fmt: skip
+def fold(
+    emit: Any, least: Any, following: Any, number: Any, best_r: Any, second_r: Any, quad_r: Any
+) -> None:
     """best, second, quad <- the same after one more quad."""
     builder = emit.builder
     best, second = builder.load(best_r), builder.load(second_r)
-    better = builder.fcmp_ordered("<", least, best)
+    better = emit.less(least, best)
     loser = emit.larger(best, least)
     builder.store(emit.smaller(emit.smaller(second, following), loser), second_r)
     builder.store(builder.select(better, number, builder.load(quad_r)), quad_r)

@@ -26,17 +26,23 @@ _NO_NAN = ("nnan", "nsz")
 
 
 @functools.lru_cache(maxsize=1)
-def vector_bytes() -> int:
-    """Bytes in a vector register of the processor that Numba compiles for."""
+def processor_features() -> frozenset[str]:
+    """What the processor can do that Numba compiles for, by LLVM's names."""
     if config.CPU_NAME == "generic":
-        return 16
+        return frozenset()
     if config.CPU_FEATURES is not None:
-        enabled = {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
-    else:
-        enabled = {name for name, present in binding.get_host_cpu_features().items() if present}
-    if "avx512f" in enabled:
+        names = config.CPU_FEATURES.split(",")
+        return frozenset(name[1:] for name in names if name.startswith("+"))
+    features = binding.get_host_cpu_features().items()
+    return frozenset(name for name, is_present in features if is_present)
+
+
+@functools.lru_cache(maxsize=1)
+def vector_bytes() -> int:
+    """Bytes in a vector register of that processor."""
+    if "avx512f" in processor_features():
         return 64
-    return 32 if "avx" in enabled else 16
+    return 32 if "avx" in processor_features() else 16
 
 
 def array_pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
@@ -44,8 +50,8 @@ def array_pointer(context: Any, builder: Any, array_type: Any, array: Any) -> An
     return context.make_array(array_type)(context, builder, array).data
 
 
-class VectorBuilder:
-    """Emits instructions on vectors of ``lanes`` numbers of ``bits`` bits.
+class Lanes:
+    """Emits instructions on vectors of ``lanes`` numbers of ``bits`` bits, whatever they are.
 
     A *register* is a variable (``alloca``): LLVM's mem2reg pass puts it into a machine register, so
     that loops need no phi nodes here.
@@ -59,18 +65,6 @@ class VectorBuilder:
         self.lane_int = ir.IntType(bits)
         self.int_vector = ir.VectorType(self.lane_int, lanes)
         self.int32_vector = ir.VectorType(self.int32, lanes)
-        self.zero = self.constant(0.0)
-        # fmuladd, not fma: where there is no such instruction it is a product and a sum.
-        self._multiply_add = self._function("fmuladd", 3)
-        self._minimum, self._maximum = self._function("minnum", 2), self._function("maxnum", 2)
-
-    def _function(self, name: str, n_arguments: int) -> Any:
-        """LLVM's function ``name`` on vectors like ours."""
-        bits = self.lane_int.width
-        function_type = ir.FunctionType(self.vector, [self.vector] * n_arguments)
-        return cgutils.get_or_insert_function(
-            self.builder.module, function_type, f"llvm.{name}.v{self.lanes}f{bits}"
-        )
 
     # ---------------------------------------------------------------- scalars
 
@@ -132,7 +126,24 @@ class VectorBuilder:
         stored = self.builder.store(value, self.builder.bitcast(address, value.type.as_pointer()))
         stored.align = 4
 
-    # ---------------------------------------------------------------- arithmetic
+
+class VectorBuilder(Lanes):
+    """The same for floating-point numbers, with arithmetic."""
+
+    def __init__(self, builder: Any, element: Any, bits: int, lanes: int, intp: Any) -> None:
+        super().__init__(builder, element, bits, lanes, intp)
+        self.zero = self.constant(0.0)
+        # fmuladd, not fma: where there is no such instruction it is a product and a sum.
+        self._multiply_add = self._function("fmuladd", 3)
+        self._minimum, self._maximum = self._function("minnum", 2), self._function("maxnum", 2)
+
+    def _function(self, name: str, n_arguments: int) -> Any:
+        """LLVM's function ``name`` on vectors like ours."""
+        bits = self.lane_int.width
+        function_type = ir.FunctionType(self.vector, [self.vector] * n_arguments)
+        return cgutils.get_or_insert_function(
+            self.builder.module, function_type, f"llvm.{name}.v{self.lanes}f{bits}"
+        )
 
     def add_product(self, first: Any, second: Any, register: Any) -> None:
         """``register += first * second``."""
@@ -151,6 +162,14 @@ class VectorBuilder:
     def larger(self, first: Any, second: Any) -> Any:
         """The larger number of each lane."""
         return self.builder.call(self._maximum, [first, second], fastmath=_NO_NAN)
+
+    def less(self, first: Any, second: Any) -> Any:
+        """Whether the first number is the smaller one, lane by lane."""
+        return self.builder.fcmp_ordered("<", first, second)
+
+    def rounded(self, vector: Any) -> Any:
+        """The nearest whole numbers, still as floating-point numbers."""
+        return self.builder.call(self._function("rint", 1), [vector])
 
     def sum_of_lanes(self, vector: Any) -> Any:
         """The sum of a vector's numbers: halves are added until one lane is left."""
