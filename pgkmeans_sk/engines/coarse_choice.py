@@ -68,6 +68,20 @@ def remember(kind: Kind, is_quicker: bool) -> None:
     _is_quicker[kind] = is_quicker
 
 
+def first_was_quicker(seconds: FloatArray) -> bool:
+    """Which of two ways, taken in turn, took less of these ``seconds`` (m,).
+
+    The first time of each does not count: kernels may have to be compiled or loaded.
+    """
+    first, other = seconds[::2][1:], seconds[1::2][1:]
+    return bool(len(first) and len(other) and np.median(first) < np.median(other))
+
+
+def is_waiting(dtype: np.dtype[Any]) -> bool:
+    """Whether passes are known to go on without the kernel."""
+    return _waited.get(dtype, np.inf) < PATIENCE
+
+
 def is_ready(dtype: np.dtype[Any], arguments: tuple[Any, ...]) -> bool:
     """Whether the kernel for such arguments is there, or was waited for long enough."""
     if dtype not in _waited:

@@ -84,6 +84,8 @@ class CoarseLook:
         """The centres in integers, if they are to be used."""
         if not self.is_for(centers) or coarse_choice.quicker(self._kind_of(centers)) is False:
             return None
+        if coarse_choice.is_waiting(self._X.dtype):
+            return None
         integers = integer_centers(dense.packed, self._row_length)
         if integers is None:
             return None

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.engines import coarse_choice
 from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
-from pgkmeans_sk.engines.coarse_choice import address_of_full_look
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.integers import IntegerCenters
@@ -130,11 +130,17 @@ class DensePass:
         move: float,
     ) -> tuple[Any, ...]:
         """What the kernel of ``look_coarsely`` is given for chunk ``c``."""
-        known = self._rows, self.packed, lower, self._labels, self._totals(c)
         return (
-            *self._rows, start, stop, self.packed, integers, address_of_full_look(*known),
-            self._collect, lower, move, self._labels, *self._totals(c),
+            *self._rows, start, stop, self.packed, integers, self._full_look, self._collect,
+            lower, move, self._labels, *self._totals(c),
         )  # fmt: skip
+
+    @cached_property
+    def _full_look(self) -> int:
+        """Where ``assign_dense`` is, for the kernel of ``look_coarsely``."""
+        lower = np.empty(0, dtype=self._origin.dtype)
+        known = self._rows, self.packed, lower, self._labels, self._totals(0)
+        return coarse_choice.address_of_full_look(*known)
 
     def compare_looks(self, integers: IntegerCenters, lower: NDArray[Any]) -> bool:
         """``look_coarsely`` and ``look_at_all`` in turn; whether the former was quicker.
@@ -159,9 +165,7 @@ class DensePass:
             return found
 
         self._over_chunks(run)
-        rows = np.diff(self._bounds)
-        coarse, full = (np.median((seconds / rows)[first::2][1:]) for first in (0, 1))
-        return bool(coarse < full)
+        return coarse_choice.first_was_quicker(seconds / np.diff(self._bounds))
 
     def look_again(self, lower: NDArray[Any], move: float) -> None:
         """Sweep only for rows whose ``lower`` of the last pass does not outlast a ``move``."""

@@ -84,10 +84,10 @@ class RunCenters:
         if not coarse_choice.is_large(stop - start, n_centers, n_features, is_run=True):
             return fully(start, stop)
         kind = coarse_choice.kind_of(X.dtype, n_centers, n_features)
-        integers = None if coarse_choice.quicker(kind) is False else self._in_integers(X)
-        if integers is None:
+        if coarse_choice.quicker(kind) is False:
             return fully(start, stop)
-        if not coarse_choice.is_ready(X.dtype, arguments_of(0, 0)):
+        integers = None if coarse_choice.is_waiting(X.dtype) else self._in_integers(X)
+        if integers is None or not coarse_choice.is_ready(X.dtype, arguments_of(0, 0)):
             with coarse_choice.waiting(X.dtype):
                 return fully(start, stop)
         if coarse_choice.quicker(kind):
@@ -103,14 +103,13 @@ class RunCenters:
 
     @staticmethod
     def _compare(kind: coarse_choice.Kind, start: int, stop: int, fully: Any, coarsely: Any) -> int:
-        """Both ways in turn; the first part of each does not count, in which kernels may load."""
+        """Both ways in turn, to know which one to take from now on."""
         ends = np.linspace(start, stop, COMPARED_RUNS + 1).astype(np.int64)
-        seconds: list[list[float]] = [[], []]
+        seconds = np.zeros(COMPARED_RUNS)
         changed = 0
         for number, (begin, end) in enumerate(pairwise(ends.tolist())):
             now = perf_counter()
             changed += (fully if number % 2 else coarsely)(begin, end)
-            seconds[number % 2].append(perf_counter() - now)
-        coarse, full = (np.median(some[1:]) for some in seconds)
-        coarse_choice.remember(kind, bool(coarse < full))
+            seconds[number] = perf_counter() - now
+        coarse_choice.remember(kind, coarse_choice.first_was_quicker(seconds))
         return changed
