@@ -12,10 +12,11 @@ from pgkmeans_sk import PGKMeans, RowBlocks
 from pgkmeans_sk.engines import coarse_choice, coarse_look, dense_pass, run_labels
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels import integers as integer_kernels
-from pgkmeans_sk.kernels.integer_sweep import are_quick, round_tile, sweep_integers
+from pgkmeans_sk.kernels.integer_sweep import round_tile, sweep_integers
 from pgkmeans_sk.kernels.integers import ABSENT, ROW_LIMIT, integer_centers, typical_length
 from pgkmeans_sk.kernels.nearest import pack_centers
 from pgkmeans_sk.kernels.sweep import tile_width
+from pgkmeans_sk.kernels.vectors import has_products_of_pairs
 from pgkmeans_sk.results import SizeLimits
 from tests import reference
 from tests.problems import PATTERNS, rows
@@ -24,7 +25,9 @@ from tests.reference_integers import integer_values, rounded_rows
 from tests.test_pruned import drifting
 from tests.test_sweep import N_FEATURES
 
-pytestmark = pytest.mark.skipif(not are_quick(), reason="a processor without products of pairs")
+pytestmark = pytest.mark.skipif(
+    not has_products_of_pairs(), reason="a processor without products of pairs"
+)
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 PROBLEMS = [*reference.problems(np.float32), *reference.problems(np.float64)]

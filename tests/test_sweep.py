@@ -151,11 +151,13 @@ OTHER_WIDTHS = {
 LABELS_IN_A_NARROW_WORLD = """
 import numpy as np
 from pgkmeans_sk.engines import coarse_choice, dense_pass, open_engine, pruning
-from pgkmeans_sk.kernels.integer_sweep import are_quick
+from pgkmeans_sk.kernels.vectors import has_products_of_pairs
 from pgkmeans_sk.kernels.vectors import vector_bytes
 from tests import reference
 pruning.FEWEST_CENTERS = pruning.LEAST_WORK = pruning.FEWEST_GROUPS = 0
-pruning.LONG_ROWS, pruning.FIRST_REST, n_pruned = 0, 0, 0
+pruning.LONG_ROWS, pruning.FIRST_REST, n_pruned = 0, 0, [0, 0]
+pruning.has_products_of_pairs = lambda: True  # made of other instructions, where there are none
+pruning.MOST_IN_DOUBT = 2.0
 coarse_choice.FEWEST_CENTERS = coarse_choice.LEAST_WORK = coarse_choice.PATIENCE = 0
 look, n_coarse = dense_pass.DensePass.look_coarsely, 0
 
@@ -171,13 +173,16 @@ for dtype in (np.float32, np.float64):
         expected = reference.labels(problem.X, problem.centers)
         engine = open_engine("numba", problem.X, None)
         np.testing.assert_array_equal(engine.nearest(problem.centers), expected)
-        for _ in range(3):
-            engine._found = None
-            engine.assign(problem.centers)
-            np.testing.assert_array_equal(engine.labels, expected)
-            n_pruned += engine._looks.pruning._lower is not None
-assert n_pruned > 20
-assert (n_coarse > 20) == are_quick()
+        for vague in (False, True):
+            engine = open_engine("numba", problem.X, None)
+            engine._looks.pruning._are_integers_vague = vague
+            for _ in range(3):
+                engine._found = None
+                engine.assign(problem.centers)
+                np.testing.assert_array_equal(engine.labels, expected)
+                n_pruned[vague] += engine._looks.pruning._lower is not None
+assert min(n_pruned) > 20
+assert (n_coarse > 20) == has_products_of_pairs()
 print(vector_bytes())
 """
 

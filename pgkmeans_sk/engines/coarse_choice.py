@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.small_kernels import kind_of as kind_of_arrays
 from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.compile import lies_ready
-from pgkmeans_sk.kernels.integer_sweep import are_quick
+from pgkmeans_sk.kernels.vectors import has_products_of_pairs
 from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense
 from pgkmeans_sk.results import FloatArray
@@ -50,7 +50,7 @@ def is_large(n_rows: int, n_centers: int, n_features: int, is_run: bool = False)
     """Whether a pass, or a run of rows in one, is so large that integers could make it shorter."""
     work = n_rows * n_centers * n_features
     least = LEAST_RUN if is_run else LEAST_WORK
-    return n_centers >= FEWEST_CENTERS and work >= least and are_quick()
+    return n_centers >= FEWEST_CENTERS and work >= least and has_products_of_pairs()
 
 
 def kind_of(dtype: np.dtype[Any], n_centers: int, n_features: int) -> Kind:

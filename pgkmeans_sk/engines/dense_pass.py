@@ -18,6 +18,7 @@ from pgkmeans_sk.engines import coarse_choice
 from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.kernels.coarse import assign_coarse
+from pgkmeans_sk.kernels.integer_panels import integer_panels, no_integers
 from pgkmeans_sk.kernels.integers import IntegerCenters
 from pgkmeans_sk.kernels.nearest import (
     ALL_ROWS,
@@ -177,17 +178,33 @@ class DensePass:
         )
 
     def look_at_doubts(
-        self, doubts: GroupBounds, order: NDArray[np.int32], block_size: int
-    ) -> None:
-        """Look only at groups of centres that their bounds do not rule out."""
+        self,
+        doubts: GroupBounds,
+        order: NDArray[np.int32],
+        block_size: int,
+        row_length: float | None = None,
+    ) -> int:
+        """Look only at groups of centres that their bounds do not rule out.
+
+        Values are found in integers if a ``row_length`` is given, that of nearly all rows minus the
+        origin. Returns how many rows needed the exact look.
+        """
         packed = pack_centers(self._centers, self._origin, order)
+        integers = None if row_length is None else integer_panels(packed, row_length)
+        integers = integers or no_integers()
+        n_exact = np.zeros_like(self._n_changed)
         quick_centers = np.ascontiguousarray(self._centers).ravel()
-        self._over_chunks(
-            lambda c, start, stop: assign_pruned(
-                *self._rows, start, stop, packed, quick_centers, doubts, block_size,
+
+        def run(c: int, start: int, stop: int) -> tuple[int, ...]:
+            found: tuple[int, ...] = assign_pruned(
+                *self._rows, start, stop, packed, integers, quick_centers, doubts, block_size,
                 self._labels, *self._totals(c),
-            )
-        )  # fmt: skip
+            )  # fmt: skip
+            n_exact[c] = found[1]
+            return found
+
+        self._over_chunks(run)
+        return int(n_exact.sum())
 
     def keep_labels(self) -> None:
         """Look at no centre but each row's own."""

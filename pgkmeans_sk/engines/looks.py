@@ -6,17 +6,21 @@ leave for the next pass: bounds for each row, or the centres' utilities.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.engines.chunks import origin_step
 from pgkmeans_sk.engines.coarse_look import CoarseLook
 from pgkmeans_sk.engines.dense_pass import DensePass
 from pgkmeans_sk.engines.pruning import Pruning, longest_move
+from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.results import Assignment, FloatArray
 
+MOST_ROWS = 0.999
+"""The share of rows that are to be short enough for integers."""
 SECOND_PASS_CENTERS = 32
 """Fewer are all looked at again as fast as it is found out whether that is needed."""
 
@@ -33,6 +37,7 @@ class Looks:
     """
 
     def __init__(self, X: NDArray[Any], origin: NDArray[Any]) -> None:
+        self._X, self._origin = X, origin
         self._n_rows, self._dtype = len(X), X.dtype
         self.pruning = Pruning(len(X), X.shape[1], X.nbytes)
         self.coarse = CoarseLook(X, origin)
@@ -41,6 +46,13 @@ class Looks:
         # What a first pass over all centres tells by the way: these centres, with how far each row
         # is from others than its own, at least.
         self._before: tuple[FloatArray, NDArray[Any]] | None = None
+
+    @cached_property
+    def _row_length(self) -> float:
+        """What nearly all rows are at most long, minus the origin."""
+        some = np.asarray(self._X[:: origin_step(self._n_rows)], dtype=np.float64) - self._origin
+        lengths = np.sqrt(np.einsum("it,it->i", some, some))
+        return float(np.quantile(lengths, MOST_ROWS))
 
     def label(
         self, dense: DensePass, centers: NDArray[np.floating], labels: NDArray[np.int32], last: bool
@@ -52,27 +64,42 @@ class Looks:
         before, self._before = self._before, None
         pruning, utilities = self.pruning, None
 
-        def look_at_all() -> None:
+        def look_at_all() -> int:
             nonlocal utilities
             utilities = self._look_at_all(dense, centers, labels, last)
+            return 0
 
         is_quick = self.coarse.is_quick(centers)
         pays = centers.dtype == self._dtype and pruning.is_for(centers, is_quick)
-        if not pays or (last and not pruning.has_bounds):  # new ones help the next pass only
+        # New bounds help the next pass only; but integers help this one.
+        if not pays or (last and not pruning.has_bounds and not pruning.takes_integers):
             pruning.forget()
             if last and before is not None and before[0].shape == centers.shape:
                 dense.look_again(before[1], longest_move(centers, before[0]))
             else:
                 look_at_all()
         else:
-            doubts = pruning.bounds_for(centers, self.typical_distance, is_quick)
+            doubts = pruning.bounds_for(centers, self._scale, is_quick)
             work = look_at_all
             if doubts is not None:
                 self.coarse.forget()
-                work = partial(dense.look_at_doubts, doubts, pruning.order, pruning.block_size)
+                work = partial(self._look_at_doubts, dense, doubts)
             pruning.timed(centers, doubts is not None, work)
         self._is_new = False
         return utilities
+
+    @property
+    def _scale(self) -> float:
+        """A distance in the order of that of a row to its centre."""
+        is_known = 0.0 < self.typical_distance < np.inf
+        return self.typical_distance if is_known else self._row_length
+
+    def _look_at_doubts(self, dense: DensePass, doubts: GroupBounds) -> int:
+        """Look where bounds leave a doubt; returns how many rows integers have left to others."""
+        pruning = self.pruning
+        length = self._row_length if pruning.takes_integers else None
+        n_exact = dense.look_at_doubts(doubts, pruning.order, pruning.block_size, length)
+        return n_exact if pruning.takes_integers else 0
 
     def _look_at_all(
         self, dense: DensePass, centers: NDArray[np.floating], labels: NDArray[np.int32], last: bool

@@ -4,6 +4,11 @@ Whether a pass is pruned changes its time and nothing else (``kernels/pruned.py`
 may depend on the clock: the first passes over new centres look at all of them and are timed; then
 bounds are kept. When a pruned pass takes longer than that, bounds rest for some passes, twice as
 many each time.
+
+Values of long rows are found in integers (``kernels/integer_panels.py``), where the processor is
+made for that: a pass that has all bounds to find then takes less than half the time of one without
+any, so that bounds are kept from the first pass on. Where integers leave many rows in doubt, they
+are done without.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from sklearn import get_config
 
 from pgkmeans_sk.engines.center_order import order_centers
 from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST, GroupBounds
-from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
+from pgkmeans_sk.kernels.vectors import PANEL_WIDTH, has_products_of_pairs
 from pgkmeans_sk.results import FloatArray
 
 FEWEST_CENTERS = 48
@@ -40,6 +45,8 @@ WARM_UP = 8
 QUICK_WARM_UP = 24
 QUICK_FEWEST_CENTERS = 1024
 """The same, and the fewest centres, where passes without bounds are quick (``coarse_look.py``)."""
+MOST_IN_DOUBT = 0.1
+"""The largest share of rows that integers may leave to the exact look."""
 FIRST_REST = 4
 """Passes without bounds after the first one that did not pay."""
 
@@ -72,6 +79,7 @@ class Pruning:
         self._dense_seconds = np.inf
         self._n_dense, self._rest, self._next_rest = 0, 0, FIRST_REST
         self._is_fresh = False
+        self._are_integers_vague = False
         block = BLOCK_BYTES // (4 * n_features)
         self.block_size = int(np.clip(block, 64, 256))
 
@@ -99,6 +107,11 @@ class Pruning:
         return self._n_features < LONG_ROWS
 
     @property
+    def takes_integers(self) -> bool:
+        """Whether values are to be found in integers."""
+        return not (self._is_short or self._are_integers_vague) and has_products_of_pairs()
+
+    @property
     def has_bounds(self) -> bool:
         """Whether earlier passes have left bounds that hold."""
         return self._lower is not None
@@ -116,15 +129,17 @@ class Pruning:
             return None
         if self._centers is None or self._centers.shape != centers.shape:
             self._lower, self._centers, self._n_dense = None, None, 0
-            return None
         if self._lower is None:
-            warm_up = 1
-            if self._is_short:
-                warm_up = QUICK_WARM_UP if is_quick else WARM_UP
-            if self._n_dense < warm_up or not 0.0 < typical_distance < np.inf:
+            if self._n_dense < self._warm_up(is_quick) or not 0.0 < typical_distance < np.inf:
                 return None
             self._begin(centers, typical_distance)
         return self._moved_to(centers)
+
+    def _warm_up(self, is_quick: bool) -> int:
+        """Passes over new centres before bounds are tried."""
+        if self._is_short:
+            return QUICK_WARM_UP if is_quick else WARM_UP
+        return 0 if self.takes_integers else 1
 
     def forget(self) -> None:
         """Labels were set by others: what is known of the rows no longer holds."""
@@ -147,9 +162,9 @@ class Pruning:
 
     def _moved_to(self, centers: NDArray[np.floating]) -> GroupBounds:
         """The bounds, to be lowered by how far each group has moved since the last pass."""
-        assert self._centers is not None
         assert self._lower is not None
-        errors = centers.astype(np.float64) - self._centers
+        before = centers if self._centers is None else self._centers
+        errors = centers.astype(np.float64) - before
         moves = np.zeros(self._width * self._group_panels * PANEL_WIDTH)
         moves[: len(centers)] = np.sqrt(np.einsum("ij,ij->i", errors, errors))[self.order]
         longest = moves.reshape(self._width, -1).max(axis=1)
@@ -165,16 +180,22 @@ class Pruning:
         )
 
     def timed(
-        self, centers: NDArray[np.floating], is_pruned: bool, work: Callable[[], None]
+        self, centers: NDArray[np.floating], is_pruned: bool, work: Callable[[], int]
     ) -> None:
-        """Run ``work``, a pass over ``centers``, and learn from how long it takes."""
+        """Run ``work``, a pass over ``centers``, and learn from how long it takes.
+
+        ``work`` returns how many rows integers have left to the exact look.
+        """
         # Until it is done, bounds are half old and half new.
         lower, self._lower, self._centers = self._lower, None, None
         begin = perf_counter()
-        work()
+        n_left = work()
         seconds = perf_counter() - begin
         self._lower, self._centers = lower, np.array(centers, dtype=np.float64)
-        if not is_pruned:
+        if n_left > MOST_IN_DOUBT * self._n_rows:
+            self._are_integers_vague = True
+            self._lower, self._centers, self._n_dense = None, None, 0
+        elif not is_pruned:
             self._dense_seconds = seconds
             self._n_dense += 1
         elif self._is_fresh:  # all bounds were to be found: that tells nothing of the next pass

@@ -20,6 +20,7 @@ from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.engines.run_labels import RunCenters
 from pgkmeans_sk.kernels import distances, split
 from pgkmeans_sk.kernels.bounds import GroupBounds
+from pgkmeans_sk.kernels.integer_panels import no_integers
 from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import DensePoints, dense_points
 from pgkmeans_sk.kernels.pruned import assign_pruned
@@ -106,8 +107,8 @@ def label_doubts(
     quick_centers = np.ascontiguousarray(centers).ravel()
     unused = np.zeros(centers.shape), np.zeros(len(centers)), np.zeros((len(centers), 4))
     changed = assign_pruned(
-        *tile.weighted_rows, 0, len(tile), packed, quick_centers, doubts, pruning.block_size,
-        tile.labels, *unused,
+        *tile.weighted_rows, 0, len(tile), packed, no_integers(), quick_centers, doubts,
+        pruning.block_size, tile.labels, *unused,
     )[0]  # fmt: skip
     return int(changed)
 

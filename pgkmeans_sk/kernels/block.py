@@ -17,7 +17,9 @@ class Block(NamedTuple):
     """Working memory for a block of R rows; ``float`` is the data's dtype."""
 
     shifted: np.ndarray  # (R * d,) float, rows minus the origin
+    rounded: np.ndarray  # (R * (d or d + 1),) int16, the same in row units of ``integer_panels.py``
     norms: np.ndarray  # (R,) float, their squared norms
+    at_least: np.ndarray  # (R,) float, value plus this is not more than a squared distance
     own_sq: np.ndarray  # (R,) float, squared distance to the own centre, about
     limits: np.ndarray  # (R,) int32, that distance in units, rounded up; at most LARGEST
     own: np.ndarray  # (R,) int32, position of the own centre; -1 for none
@@ -43,6 +45,8 @@ def new_block(size, n_features, n_groups, like):
     spare = size + SPARE
     return Block(
         np.empty(size * n_features, like.dtype),
+        np.empty(size * (n_features + n_features % 2), np.int16),
+        np.empty(size, like.dtype),
         np.empty(size, like.dtype),
         np.empty(size, like.dtype),
         np.empty(size, np.int32),

@@ -11,8 +11,8 @@ point and takes in a pair of features at a time:
         fold them into best, second best and the quad of the best
 
 Where the processor has an instruction that does the middle line at once, LLVM takes it; others
-multiply and add a pair, and add the sum. Where there is neither, ``are_quick`` says so, and nobody
-asks.
+multiply and add a pair, and add the sum. Where there is neither, ``has_products_of_pairs`` says so,
+and nobody asks.
 """
 
 from __future__ import annotations
@@ -26,57 +26,11 @@ from numba.core.extending import intrinsic
 from pgkmeans_sk.kernels.integers import ABSENT, ROW_LIMIT
 from pgkmeans_sk.kernels.sweep import QUAD, fold, two_smallest, vectors_per_tile
 from pgkmeans_sk.kernels.vectors import (
-    Lanes,
+    IntegerBuilder,
     VectorBuilder,
     array_pointer,
-    processor_features,
     vector_bytes,
-)  # fmt: skip
-
-_PRODUCTS = {16: "sse2.pmadd.wd", 32: "avx2.pmadd.wd", 64: "avx512.pmaddw.d.512"}
-"""LLVM's names of products of pairs, added, by bytes in a register."""
-_NEEDED = {16: "sse2", 32: "avx2", 64: "avx512bw"}
-"""The features of a processor that has them."""
-
-
-def are_quick() -> bool:
-    """Whether there are products of pairs in registers as wide as those of floats."""
-    return _NEEDED[vector_bytes()] in processor_features()
-
-
-class _Pairs(Lanes):
-    """Emits instructions on vectors of 32-bit integers, which may be pairs of 16 bits."""
-
-    def __init__(self, builder: Any, intp: Any) -> None:
-        lanes = vector_bytes() // 4
-        super().__init__(builder, ir.IntType(32), 32, lanes, intp)
-        self._pairs = ir.VectorType(ir.IntType(16), 2 * lanes)
-        self._products = self._function(f"x86.{_PRODUCTS[vector_bytes()]}", self._pairs)
-        self._minimum = self._function(f"smin.v{lanes}i32", self.vector)
-        self._maximum = self._function(f"smax.v{lanes}i32", self.vector)
-
-    def _function(self, name: str, argument: Any) -> Any:
-        """LLVM's function ``name`` of two arguments."""
-        function_type = ir.FunctionType(self.vector, [argument, argument])
-        return cgutils.get_or_insert_function(self.builder.module, function_type, f"llvm.{name}")
-
-    def add_products(self, first: Any, second: Any, register: Any) -> None:
-        """``register += first.low * second.low + first.high * second.high``."""
-        sides = [self.builder.bitcast(side, self._pairs) for side in (first, second)]
-        products = self.builder.call(self._products, sides)
-        self.builder.store(self.builder.add(self.builder.load(register), products), register)
-
-    def smaller(self, first: Any, second: Any) -> Any:
-        """The smaller integer of each lane."""
-        return self.builder.call(self._minimum, [first, second])
-
-    def larger(self, first: Any, second: Any) -> Any:
-        """The larger integer of each lane."""
-        return self.builder.call(self._maximum, [first, second])
-
-    def less(self, first: Any, second: Any) -> Any:
-        """Whether the first integer is the smaller one, lane by lane."""
-        return self.builder.icmp_signed("<", first, second)
+)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -100,7 +54,7 @@ def sweep_integers(
             for i in (0, 1, 2, 4, 5, 6)
         )
         n_pairs_v = arguments[3]
-        emit = _Pairs(builder, n_pairs_v.type)
+        emit = IntegerBuilder(builder, vector_bytes() // 4, n_pairs_v.type)
         vectors, centres = range(n_vectors), range(QUAD)
         n_starts = context.make_array(signature.args[2])(context, builder, arguments[2]).nitems
         n_quads = builder.sdiv(n_starts, emit.index(QUAD))

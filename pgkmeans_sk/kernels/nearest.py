@@ -168,8 +168,8 @@ def nearest_exact(
     trusted = norm < centers.largest and kappa < np.inf
     threshold = np.inf
     if trusted:
-        for panel in range(starts.size // PANEL_WIDTH):
-            panel_values(shifted, at, centers.panels, starts, panel, row.size, values)
+        n_panels = starts.size // PANEL_WIDTH
+        panel_values(shifted, at, centers.panels, starts, 0, n_panels, row.size, values)
         threshold = least_bound(values, starts, 2.0 * kappa, norm, centers.smallest)
     nearest = np.int64(-1)
     smallest = np.inf

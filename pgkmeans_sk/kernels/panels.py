@@ -30,6 +30,7 @@ from numba.core.extending import intrinsic
 from pgkmeans_sk.kernels.sweep import padding
 from pgkmeans_sk.kernels.vectors import (
     PANEL_WIDTH,
+    Lanes,
     VectorBuilder,
     accumulate,
     array_pointer,
@@ -99,31 +100,14 @@ def least_of_panel(
         def pointer(i: int) -> Any:
             return array_pointer(context, builder, signature.args[i], arguments[i])
 
-        at_v, panel_v, n_features_v = arguments[2], arguments[5], arguments[6]
+        panel_v, n_features_v = arguments[5], arguments[6]
         emit = _builder(context, builder, rows.dtype, n_features_v.type)
-        numbers = []  # of the rows
-        for q in range(n_rows):
-            number = builder.load(builder.gep(pointer(1), [builder.add(at_v, emit.index(q))]))
-            numbers.append(builder.sext(number, emit.intp))
+        numbers = listed_numbers(emit, pointer(1), arguments[2], n_rows)
         row_pointers = [builder.gep(pointer(0), [builder.mul(i, n_features_v)]) for i in numbers]
-        first = builder.mul(panel_v, emit.index(PANEL_WIDTH))
         values = _values(emit, row_pointers, pointer(3), pointer(4), panel_v, n_features_v)
-        smallest = []
-        for q in range(n_rows):
-            own_position = builder.load(builder.gep(pointer(7), [numbers[q]]))
-            own_position = builder.sext(own_position, emit.intp)
-            own_lane = emit.splat(emit.resized(builder.sub(own_position, first), emit.lane_int))
-            of_row = None
-            for v, value in enumerate(values[q]):
-                lanes = emit.lane_numbers(v * emit.lanes)
-                is_own = builder.icmp_signed("==", lanes, own_lane)
-                value = builder.select(
-                    is_own, emit.constant(largest), emit.tag(value, TAG_BITS, lanes)
-                )
-                of_row = value if of_row is None else emit.smaller(of_row, value)
-            smallest.append(of_row)
-        found = smallest_lanes(emit, smallest)
-        several = VectorBuilder(builder, emit.element, bits, n_rows, emit.intp)
+        first = builder.mul(panel_v, emit.index(PANEL_WIDTH))
+        found = least_but_own(emit, values, pointer(7), numbers, first, largest)
+        several = emit.with_lanes(n_rows)
         lanes = several.resized(several.tags(found, TAG_BITS), several.int32_vector)
         places = builder.add(lanes, several.splat(builder.trunc(first, emit.int32)))
         several.store(found, pointer(8), arguments[10])
@@ -133,6 +117,38 @@ def least_of_panel(
     return signature, generate
 
 
+def listed_numbers(emit: Lanes, which: Any, at: Any, n_rows: int) -> list[Any]:
+    """The integers ``which[at : at + n_rows]``."""
+    builder = emit.builder
+    places = [builder.gep(which, [builder.add(at, emit.index(q))]) for q in range(n_rows)]
+    return [builder.sext(builder.load(place), emit.intp) for place in places]
+
+
+def least_but_own(
+    emit: Any,  # for floats or integers
+    values: list[list[Any]],  # row by row, V vectors each
+    own: Any,  # pointer to the position of each row's own centre
+    numbers: list[Any],  # of the rows
+    first: Any,  # position of the first centre of the panel
+    largest: float,
+) -> Any:
+    """The smallest value of each row, tagged with its lane; the own centre's is left out."""
+    builder = emit.builder
+    smallest = []
+    for number, of_panel in zip(numbers, values, strict=True):
+        position = builder.sext(builder.load(builder.gep(own, [number])), emit.intp)
+        own_lane = emit.splat(emit.resized(builder.sub(position, first), emit.lane_int))
+        of_row = None
+        for v, value in enumerate(of_panel):
+            lanes = emit.lane_numbers(v * emit.lanes)
+            is_own = builder.icmp_signed("==", lanes, own_lane)
+            tagged = emit.tag(value, TAG_BITS, lanes)
+            here = builder.select(is_own, emit.constant(largest), tagged)
+            of_row = here if of_row is None else emit.smaller(of_row, here)
+        smallest.append(of_row)
+    return smallest_lanes(emit, smallest)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def panel_values(
     typing_context: Any,
@@ -140,23 +156,34 @@ def panel_values(
     at: Any,  # IN intp
     panels: Any,  # IN (n_panels * d * P,) float, centres times -2
     starts: Any,  # IN (n_panels * P,) float, where each accumulator starts
-    panel: Any,  # IN intp, g
+    first: Any,  # IN intp, the first panel
+    n_panels: Any,  # IN intp, how many of them
     n_features: Any,  # IN intp, d
-    values: Any,  # OUT (n_panels * P,) float, in the places of the panel
+    values: Any,  # OUT (at least so many panels * P,) float, in the places of the panels
 ) -> Any:
-    """All ``starts[j] + panels[j] . x`` of one panel, for one row."""
-    signature = types.void(rows, types.intp, panels, starts, types.intp, types.intp, values)
+    """All ``starts[j] + panels[j] . x`` of panels that follow on one another, for one row.
+
+    Several features are taken together, as rows are in ``least_of_panel``, each with sums of its
+    own.
+    """
+    integer = types.intp
+    signature = types.void(rows, integer, panels, starts, integer, integer, integer, values)
+    n_chains = rows_at_once(rows.dtype.bitwidth // 8)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         def pointer(i: int) -> Any:
             return array_pointer(context, builder, signature.args[i], arguments[i])
 
-        emit = _builder(context, builder, rows.dtype, arguments[5].type)
+        first, n_panels, n_features = arguments[4:7]
+        emit = _builder(context, builder, rows.dtype, n_features.type)
         row = builder.gep(pointer(0), [arguments[1]])
-        (found,) = _values(emit, [row], pointer(2), pointer(3), arguments[4], arguments[5])
-        first = builder.mul(arguments[4], emit.index(PANEL_WIDTH))
-        for v, value in enumerate(found):
-            emit.store(value, pointer(6), builder.add(first, emit.index(v * emit.lanes)))
+        end = builder.add(first, n_panels)
+        with cgutils.for_range(builder, end, start=first) as panel:
+            panel_p, initial = _panel(emit, pointer(2), pointer(3), panel.index, n_features)
+            found = _values_of_row(emit, row, panel_p, initial, n_features, n_chains)
+            place = builder.mul(panel.index, emit.index(PANEL_WIDTH))
+            for v, value in enumerate(found):
+                emit.store(value, pointer(7), builder.add(place, emit.index(v * emit.lanes)))
         return context.get_dummy_value()
 
     return signature, generate
@@ -215,25 +242,65 @@ def _builder(context: Any, builder: Any, dtype: Any, intp: Any) -> VectorBuilder
     return VectorBuilder(builder, context.get_value_type(dtype), dtype.bitwidth, lanes, intp)
 
 
+def _panel(
+    emit: VectorBuilder, panels: Any, starts: Any, panel: Any, n_features: Any
+) -> tuple[Any, list[Any]]:
+    """Where a panel begins, and where its accumulators start."""
+    builder = emit.builder
+    first = builder.mul(panel, emit.index(PANEL_WIDTH))
+    places = [builder.add(first, emit.index(lane)) for lane in range(0, PANEL_WIDTH, emit.lanes)]
+    initial = [emit.load(starts, place) for place in places]
+    return builder.gep(panels, [builder.mul(first, n_features)]), initial
+
+
+def _add_products(
+    emit: VectorBuilder, panel_p: Any, feature: Any, rows: list[Any], totals: list[list[Any]]
+) -> None:
+    """Add the products of a feature of a panel and of some rows."""
+    builder = emit.builder
+    offset = builder.mul(feature, emit.index(PANEL_WIDTH))
+    places = [builder.add(offset, emit.index(lane)) for lane in range(0, PANEL_WIDTH, emit.lanes)]
+    centers = [emit.load(panel_p, place) for place in places]
+    for row, sums in zip(rows, totals, strict=True):
+        x = emit.broadcast(row, feature)
+        for center, register in zip(centers, sums, strict=True):
+            emit.add_product(center, x, register)
+
+
 def _values(
     emit: VectorBuilder, rows: list[Any], panels: Any, starts: Any, panel: Any, n_features: Any
 ) -> list[list[Any]]:
     """Values (row by row, V vectors each) of the centres of a panel."""
-    builder, vectors = emit.builder, range(PANEL_WIDTH // emit.lanes)
-    first = builder.mul(panel, emit.index(PANEL_WIDTH))
-    center_p = builder.gep(panels, [builder.mul(first, n_features)])
-    initial = [emit.load(starts, builder.add(first, emit.index(v * emit.lanes))) for v in vectors]
-    totals = [[emit.register(initial[v]) for v in vectors] for _ in rows]
+    panel_p, initial = _panel(emit, panels, starts, panel, n_features)
+    totals = [[emit.register(start) for start in initial] for _ in rows]
 
     def add_products(feature: Any, registers: list[list[Any]]) -> None:
-        offset = builder.mul(feature, emit.index(PANEL_WIDTH))
-        centers = [
-            emit.load(center_p, builder.add(offset, emit.index(v * emit.lanes))) for v in vectors
-        ]
-        for row, sums in zip(rows, registers, strict=True):
-            x = emit.broadcast(row, feature)
-            for center, register in zip(centers, sums, strict=True):
-                emit.add_product(center, x, register)
+        _add_products(emit, panel_p, feature, rows, registers)
 
     accumulate(emit, n_features, totals, add_products)
-    return [[builder.load(register) for register in sums] for sums in totals]
+    return [[emit.builder.load(register) for register in sums] for sums in totals]
+
+
+def _values_of_row(
+    emit: VectorBuilder, row: Any, panel_p: Any, initial: list[Any], n_features: Any, n_chains: int
+) -> list[Any]:
+    """Values (V vectors) of the centres of a panel for one row."""
+    builder = emit.builder
+    totals = [[emit.register(emit.zero) for _ in initial] for _ in range(n_chains)]
+    for register, start in zip(totals[0], initial, strict=True):
+        builder.store(start, register)
+
+    def add_products(step: Any, registers: list[list[Any]]) -> None:
+        first = builder.mul(step, emit.index(n_chains))
+        for i, sums in enumerate(registers):
+            _add_products(emit, panel_p, builder.add(first, emit.index(i)), [row], [sums])
+
+    n_steps = builder.udiv(n_features, emit.index(n_chains))
+    accumulate(emit, n_steps, totals, add_products)
+    rest = builder.mul(n_steps, emit.index(n_chains))
+    with cgutils.for_range(builder, n_features, start=rest) as feature:
+        _add_products(emit, panel_p, feature.index, [row], totals[-1:])
+    for sums in totals[1:]:
+        for total, register in zip(totals[0], sums, strict=True):
+            emit.add(register, total)
+    return [builder.load(register) for register in totals[0]]

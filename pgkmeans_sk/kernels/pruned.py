@@ -7,7 +7,7 @@ group of centres a lower bound on the distance is kept from pass to pass (``boun
 Rows are taken in blocks; a block stays in the cache while
 
 1. each row's distance to its own centre is compared with the row's bounds; the row joins
-   the list of each group that it has to look at;
+   the list of each group that it has to look at (``doubtful_groups.py``);
 2. each group is held against the rows on its list, a few at a time (``panels.py``); the least value
    but the own centre's becomes the new bound;
 3. each row is given its label: its own one, or that of the best centre found, or, where rounding
@@ -16,9 +16,11 @@ Rows are taken in blocks; a block stays in the cache while
 Why the bounds hold
 -------------------
 With l_j, the fast value of ``panels.py``, ``l_j + |x|^2 (1 - kappa)`` is a lower bound on the
-squared distance to centre j (Note [Error bound] of ``nearest.py``). The own centre is left out, so
-a bound is about all other centres of its group. When a row changes from centre a to b, the group of
-a gets a as a member like any other; the group of b is looked at once more without b.
+squared distance to centre j (Note [Error bound] of ``nearest.py``). Values in integers are less
+exact and faster, and there is such a bound for them, too (Note [Finer units] of
+``integer_panels.py``). The own centre is left out, so a bound is about all other centres of its
+group. When a row changes from centre a to b, the group of a gets a as a member like any other; the
+group of b is looked at once more without b.
 """
 
 from __future__ import annotations
@@ -26,14 +28,16 @@ from __future__ import annotations
 import numpy as np
 
 from pgkmeans_sk.kernels.block import new_block
-from pgkmeans_sk.kernels.bounds import (
-    CHUNK,
-    LARGEST,
-    lower_and_compare,
-    rounded_down,
-)
+from pgkmeans_sk.kernels.bounds import LARGEST, rounded_down
 from pgkmeans_sk.kernels.compile import kernel, part
-from pgkmeans_sk.kernels.errors import quick_sq_error, sq_error
+from pgkmeans_sk.kernels.doubtful_groups import (
+    bound_values,
+    list_doubts,
+    measure_rows,
+    shift_listed,
+)
+from pgkmeans_sk.kernels.errors import sq_error
+from pgkmeans_sk.kernels.integer_panels import integer_batch_rows, least_of_integers
 from pgkmeans_sk.kernels.nearest import add_up, nearest_exact
 from pgkmeans_sk.kernels.panels import batch_rows, least_of_panel, panel_values
 from pgkmeans_sk.kernels.points import copy_row
@@ -48,124 +52,14 @@ TINY_SHARE = 1e-9
 
 
 @part
-def measure_rows(
-    points, bounds, labels,
-    quick_centers,  # IN (K * d,) float
-    first,  # IN first row of the block
-    count,  # IN rows
-    side_by_side,  # WORK (d,) float
-    block,  # OUT Block
-):  # fmt: skip
-    """Step 1a: how far each row is from its own centre, at most, in units."""
-    positions, own, limits = bounds.position, block.own, block.limits
-    own_sq, best, second = block.own_sq, block.best, block.second
-    base, row_step, column_step = points.base, points.row_step, points.column_step
-    n_features = side_by_side.size
-    for r in range(count):
-        at = (first + r) * row_step
-        label = np.int64(labels[first + r])
-        # A row without a label is measured like any other, and then put right.
-        place = max(label, 0)
-        if column_step == 1:
-            sq_dist = quick_sq_error(base, at, quick_centers, place, n_features)
-        else:
-            for t in range(n_features):
-                side_by_side[t] = base[np.uintp(at + t * column_step)]
-            sq_dist = quick_sq_error(side_by_side, 0, quick_centers, place, n_features)
-        own[r] = positions[np.uintp(place)] if label >= 0 else -1
-        own_sq[r] = sq_dist if label >= 0 else np.inf
-        best[r] = np.inf
-        second[r] = np.inf
-    # Apart from the rest, so that roots are taken several at a time.
-    real = side_by_side.dtype.type
-    eps = np.finfo(side_by_side.dtype).eps
-    most = real(LARGEST - 1)
-    per_unit = real(bounds.per_unit * (1.0 + (n_features + 16) * eps))
-    tiny = real(bounds.tiny)
-    for r in range(count):
-        limits[r] = np.int32(min(np.sqrt(own_sq[r] + tiny) * per_unit, most)) + 1
-
-
-@part
-def list_doubts(
-    bounds,
-    first,  # IN first row of the block
-    count,  # IN rows
-    block,  # INOUT Block
-):  # fmt: skip
-    """Step 1b: put each row on the list of each group that its bounds do not rule out.
-
-    Returns how many pairs of a row and a group there are. Nothing here depends on a guess of the
-    processor: each row is written to each list, and stays there if the next one is written behind.
-    """
-    lower, moves = bounds.lower, bounds.moves
-    limits, masks, counts, lists = block.limits, block.masks, block.counts, block.lists
-    size, width = limits.size, moves.size
-    list_size = lists.size // width
-    for r in range(count):
-        at = (first + r) * width
-        limit = np.int64(limits[r])
-        for chunk in range(width // CHUNK):
-            shift = chunk * CHUNK
-            mask = lower_and_compare(lower, at + shift, moves, shift, limit)
-            masks[np.uintp(chunk * size + r)] = mask
-    n_pairs = 0
-    for g in range(bounds.n_groups):
-        bit = g % CHUNK
-        mask_at = g // CHUNK * size
-        list_at = g * list_size
-        n_listed = 0
-        for r in range(count):
-            lists[np.uintp(list_at + n_listed)] = r
-            n_listed += (masks[np.uintp(mask_at + r)] >> bit) & 1
-        counts[g] = n_listed
-        n_pairs += n_listed
-    return n_pairs
-
-
-@part
-def shift_listed(
-    points, bounds,
-    origin,  # IN (d,) float
-    first,  # IN first row of the block
-    count,  # IN rows
-    zero,  # IN (1, d) float64, zeros
-    block,  # INOUT Block
-):  # fmt: skip
-    """Step 1c: rows that are on a list, minus the origin, and their norms."""
-    base, row_step, column_step = points.base, points.row_step, points.column_step
-    shifted, norms, masks, listed = block.shifted, block.norms, block.masks, block.listed
-    size, n_features = block.limits.size, origin.size
-    n_listed = 0
-    for r in range(count):
-        mask = np.int64(0)
-        for chunk in range(bounds.moves.size // CHUNK):
-            mask |= masks[np.uintp(chunk * size + r)]
-        norms[r] = 0.0
-        listed[np.uintp(n_listed)] = r
-        n_listed += mask != 0
-    for k in range(n_listed):
-        r = np.int64(listed[k])
-        at, block_at = (first + r) * row_step, r * n_features
-        if column_step == 1:
-            for t in range(n_features):
-                shifted[np.uintp(block_at + t)] = base[np.uintp(at + t)] - origin[t]
-        else:
-            for t in range(n_features):
-                value = base[np.uintp(at + t * column_step)]
-                shifted[np.uintp(block_at + t)] = value - origin[t]
-        norms[r] = sq_error(shifted, block_at, zero, 0, n_features)
-
-
-@part
 def look_at_groups(
-    centers, bounds,
+    centers, integers, bounds,
     first,  # IN first row of the block
     block,  # INOUT Block
 ):  # fmt: skip
     """Step 2: the least value of each group for the rows on its list; sets their bounds."""
-    shifted, norms, own, counts, lists = (
-        block.shifted, block.norms, block.own, block.counts, block.lists
+    shifted, rounded, at_least, own, counts, lists = (
+        block.shifted, block.rounded, block.at_least, block.own, block.counts, block.lists
     )  # fmt: skip
     best, best_at, second = block.best, block.best_at, block.second
     gathered, units = block.gathered, block.units
@@ -174,35 +68,39 @@ def look_at_groups(
     lower, n_groups, group_panels = bounds.lower, bounds.n_groups, bounds.group_panels
     panels, starts = centers.panels, centers.starts
     n_features = centers.origin.size
+    n_pairs = (n_features + 1) // 2
     n_panels = starts.size // PANEL_WIDTH
-    batch = batch_rows(shifted)
+    has_integers = integers.panels.size > 0
+    int_panels, int_starts, scale = integers.panels, integers.starts, integers.scale
+    batch = integer_batch_rows() if has_integers else batch_rows(shifted)
     width = bounds.moves.size
     list_size = lists.size // width
-    # Numbers of the data's dtype, so that vectors of it stay as wide as they can be; what their
-    # rounding adds is a fraction of kappa, hence twice.
     real = centers.origin.dtype.type
-    norm_share, smallest = real(1.0 - 2.0 * centers.kappa), real(centers.smallest)
     per_unit = real(bounds.per_unit * (1.0 - 1e-6))
     most, nothing = real(LARGEST), real(0.0)
-    # Where fast values may overflow they say nothing of the next pass: the bound is 0 then.
-    trust = real(centers.largest if centers.kappa < np.inf else 0.0)
     for g in range(n_groups):
         count = counts[g]
         list_at = g * list_size
         for k in range(count, count + batch - 1):  # the last batch may not be full
             lists[np.uintp(list_at + k)] = lists[np.uintp(list_at)]
         first_panel = g * group_panels
-        for k in range(0, count, batch):
-            least_of_panel(
-                shifted, lists, list_at + k, panels, starts, first_panel, n_features, own,
-                least, least_at, k,
-            )  # fmt: skip
-        for panel in range(first_panel + 1, min(n_panels, first_panel + group_panels)):
+        for panel in range(first_panel, min(n_panels, first_panel + group_panels)):
             for k in range(0, count, batch):
-                least_of_panel(
-                    shifted, lists, list_at + k, panels, starts, panel, n_features, own,
-                    least_here, least_here_at, k,
-                )  # fmt: skip
+                if has_integers:
+                    least_of_integers(
+                        rounded, lists, list_at + k, int_panels, int_starts, panel, n_pairs, own,
+                        scale, least_here, least_here_at, k,
+                    )  # fmt: skip
+                else:
+                    least_of_panel(
+                        shifted, lists, list_at + k, panels, starts, panel, n_features, own,
+                        least_here, least_here_at, k,
+                    )  # fmt: skip
+            if panel == first_panel:
+                for k in range(count):
+                    least[k] = least_here[k]
+                    least_at[k] = least_here_at[k]
+                continue
             for k in range(count):
                 less = least_here[k] < least[k]
                 least_at[k] = least_here_at[k] if less else least_at[k]
@@ -214,11 +112,10 @@ def look_at_groups(
                 r = np.uintp(lists[np.uintp(list_at + k)])
                 second[r] = min(second[r], least_here[k])
         for k in range(count):
-            gathered[k] = norms[np.uintp(lists[np.uintp(list_at + k)])]
+            gathered[k] = at_least[np.uintp(lists[np.uintp(list_at + k)])]
         for k in range(count):  # apart from the rest, so that roots are taken several at a time
-            sq_dist = max(least[k] + gathered[k] * norm_share - smallest, nothing)
-            bound = np.int32(min(np.sqrt(sq_dist) * per_unit, most))
-            units[k] = bound if gathered[k] < trust else np.int32(0)
+            sq_dist = max(least[k] + gathered[k], nothing)
+            units[k] = np.int32(min(np.sqrt(sq_dist) * per_unit, most))
         for k in range(count):
             r = np.uintp(lists[np.uintp(list_at + k)])
             lower[np.uintp((first + np.int64(r)) * width + g)] = units[k]
@@ -236,14 +133,11 @@ def list_challenged(
     block,  # INOUT Block
 ):
     """Step 3a: rows whose own centre is not the nearest for certain; returns how many."""
-    norms, own_sq, best, challenged = block.norms, block.own_sq, block.best, block.challenged
+    at_least, own_sq, best, challenged = block.at_least, block.own_sq, block.best, block.challenged
     slack = 1.0 + (centers.origin.size + 16) * np.finfo(centers.origin.dtype).eps
-    trust = centers.largest if centers.kappa < np.inf else 0.0
-    norm_share, smallest = 1.0 - centers.kappa, centers.smallest
     n_challenged = 0
     for r in range(count):
-        others = best[r] + norms[r] * norm_share - smallest
-        is_safe = norms[r] < trust and others > (own_sq[r] + tiny) * slack
+        is_safe = best[r] + at_least[r] > (own_sq[r] + tiny) * slack
         challenged[np.uintp(n_challenged)] = r
         n_challenged += not is_safe
     return n_challenged
@@ -258,7 +152,7 @@ def settle_challenged(
     block,  # IN Block
 ):  # fmt: skip
     """Step 3b: the labels of challenged rows; returns how many changed, and how many near ties."""
-    shifted, norms, own = block.shifted, block.norms, block.own
+    shifted, norms, at_least, own = block.shifted, block.norms, block.at_least, block.own
     best_at, second, challenged = block.best_at, block.second, block.challenged
     lower, positions, per_unit = bounds.lower, bounds.position, bounds.per_unit
     panels, starts, order, rows = centers.panels, centers.starts, centers.order, centers.rows
@@ -272,7 +166,6 @@ def settle_challenged(
         i = first + r
         old = np.int64(labels[i])
         norm = np.float64(norms[r])
-        at_least = norm * (1.0 - centers.kappa) - centers.smallest
         for t in range(n_features):
             side_by_side[t] = base[np.uintp(i * row_step + t * column_step)]
         own_exactly = np.inf
@@ -280,27 +173,31 @@ def settle_challenged(
             own_exactly = sq_error(side_by_side, 0, rows, old, n_features)
         label = old
         doubtful = True
-        if norm < centers.largest and centers.kappa < np.inf:
-            place = np.int64(best_at[r])
-            candidate = np.int64(order[place])
+        place = np.int64(best_at[r])
+        candidate = np.int64(order[place]) if at_least[r] > -np.inf else -1
+        if candidate >= 0:
             sq_dist = sq_error(side_by_side, 0, rows, candidate, n_features)
-            if sq_dist * (1.0 + TINY_SHARE) < own_exactly:
+            less, more = min(sq_dist, own_exactly), max(sq_dist, own_exactly)
+            if less * (1.0 + TINY_SHARE) < more:
                 group = place // group_size
-                following = np.inf  # the least value of the group without the candidate
-                for panel in range(
-                    group * bounds.group_panels,
-                    min(starts.size // PANEL_WIDTH, (group + 1) * bounds.group_panels),
-                ):
-                    panel_values(shifted, r * n_features, panels, starts, panel, n_features, values)
-                    for j in range(PANEL_WIDTH):
-                        here = panel * PANEL_WIDTH + j
-                        if here != own[r] and here != place:
-                            following = min(following, np.float64(values[here]))
-                runner_up = min(following, np.float64(second[r])) + at_least
-                if runner_up > sq_dist * (1.0 + TINY_SHARE):
+                following = np.inf  # the least value of the group without both of them
+                first_panel = group * bounds.group_panels
+                n_here = min(starts.size // PANEL_WIDTH - first_panel, bounds.group_panels)
+                panel_values(
+                    shifted, r * n_features, panels, starts, first_panel, n_here, n_features, values
+                )
+                for here in range(PANEL_WIDTH * first_panel, PANEL_WIDTH * (first_panel + n_here)):
+                    if here != own[r] and here != place:
+                        following = min(following, np.float64(values[here]))
+                following += norm * (1.0 - centers.kappa) - centers.smallest
+                runner_up = min(following, np.float64(second[r]) + np.float64(at_least[r]))
+                if runner_up > less * (1.0 + TINY_SHARE):
                     doubtful = False
-                    label = candidate
-                    bound = rounded_down(following + at_least, per_unit)
+                    if sq_dist < own_exactly:
+                        label = candidate
+                    else:
+                        following = min(following, sq_dist * (1.0 - TINY_SHARE))
+                    bound = rounded_down(following, per_unit)
                     lower[np.uintp(i * width + group)] = bound
         if doubtful:
             copy_row(points, i, row)
@@ -321,6 +218,7 @@ def settle_challenged(
 def assign_pruned(
     points, weights, weight_step, start, stop,  # IN as in nearest.add_up
     centers,  # IN PackedCenters
+    integers,  # IN IntegerPanels, the same centres, or none
     quick_centers,  # IN (K * d,) float, the centres, which have the data's dtype
     bounds,  # INOUT GroupBounds
     block_size,  # IN R
@@ -345,8 +243,9 @@ def assign_pruned(
         count = min(block_size, stop - first)
         measure_rows(points, bounds, labels, quick_centers, first, count, side_by_side, block)
         n_pairs += list_doubts(bounds, first, count, block)
-        shift_listed(points, bounds, centers.origin, first, count, zero, block)
-        look_at_groups(centers, bounds, first, block)
+        shift_listed(points, bounds, centers.origin, integers, first, count, zero, block)
+        bound_values(centers, integers, count, block)
+        look_at_groups(centers, integers, bounds, first, block)
         n_challenged = list_challenged(centers, bounds.tiny, count, block)
         changed, exact = settle_challenged(
             points, centers, bounds, labels, first, n_challenged, values, row, side_by_side, block

@@ -21,6 +21,12 @@ PANEL_WIDTH = 16
 SUM_BLOCK = 32
 """How many products are added before the sum is added to the total: Note [Blocked sums]."""
 
+_PRODUCTS_OF_PAIRS = {16: "sse2.pmadd.wd", 32: "avx2.pmadd.wd", 64: "avx512.pmaddw.d.512"}
+"""LLVM's names of products of pairs, added, by bytes in a register."""
+
+_NEEDED_FOR_PAIRS = {16: "sse2", 32: "avx2", 64: "avx512bw"}
+"""The features of a processor that has them."""
+
 _NO_NAN = ("nnan", "nsz")
 """What makes minnum and maxnum one instruction; where values may be NaN, nobody trusts them."""
 
@@ -43,6 +49,11 @@ def vector_bytes() -> int:
     if "avx512f" in processor_features():
         return 64
     return 32 if "avx" in processor_features() else 16
+
+
+def has_products_of_pairs() -> bool:
+    """Whether there are such products in registers as wide as those of floats."""
+    return _NEEDED_FOR_PAIRS[vector_bytes()] in processor_features()
 
 
 def array_pointer(context: Any, builder: Any, array_type: Any, array: Any) -> Any:
@@ -126,6 +137,19 @@ class Lanes:
         stored = self.builder.store(value, self.builder.bitcast(address, value.type.as_pointer()))
         stored.align = 4
 
+    # ---------------------------------------------------------------- tags
+
+    def tag(self, value: Any, n_bits: int, tags: Any) -> Any:
+        """``value`` with its lowest ``n_bits`` bits replaced by the integers ``tags``."""
+        bits = self.builder.bitcast(value, self.int_vector)
+        kept = self.builder.and_(bits, self.int_constant(-(1 << n_bits)))
+        return self.builder.bitcast(self.builder.or_(kept, tags), self.vector)
+
+    def tags(self, value: Any, n_bits: int) -> Any:
+        """The integers that ``tag`` has put into ``value``."""
+        bits = self.builder.bitcast(value, self.int_vector)
+        return self.builder.and_(bits, self.int_constant((1 << n_bits) - 1))
+
 
 class VectorBuilder(Lanes):
     """The same for floating-point numbers, with arithmetic."""
@@ -136,6 +160,10 @@ class VectorBuilder(Lanes):
         # fmuladd, not fma: where there is no such instruction it is a product and a sum.
         self._multiply_add = self._function("fmuladd", 3)
         self._minimum, self._maximum = self._function("minnum", 2), self._function("maxnum", 2)
+
+    def with_lanes(self, lanes: int) -> VectorBuilder:
+        """The builder for vectors of so many of the same numbers."""
+        return VectorBuilder(self.builder, self.element, self.lane_int.width, lanes, self.intp)
 
     def _function(self, name: str, n_arguments: int) -> Any:
         """LLVM's function ``name`` on vectors like ours."""
@@ -181,16 +209,53 @@ class VectorBuilder(Lanes):
             vector = self.builder.fadd(vector, self.builder.shuffle_vector(vector, vector, mask))
         return self.builder.extract_element(vector, ir.Constant(self.int32, 0))
 
-    def tag(self, value: Any, n_bits: int, tags: Any) -> Any:
-        """``value`` with its lowest ``n_bits`` bits replaced by the integers ``tags``."""
-        bits = self.builder.bitcast(value, self.int_vector)
-        kept = self.builder.and_(bits, self.int_constant(-(1 << n_bits)))
-        return self.builder.bitcast(self.builder.or_(kept, tags), self.vector)
 
-    def tags(self, value: Any, n_bits: int) -> Any:
-        """The integers that ``tag`` has put into ``value``."""
-        bits = self.builder.bitcast(value, self.int_vector)
-        return self.builder.and_(bits, self.int_constant((1 << n_bits) - 1))
+class IntegerBuilder(Lanes):
+    """The same for integers of 32 bits, which may be pairs of 16 bits."""
+
+    def __init__(self, builder: Any, lanes: int, intp: Any) -> None:
+        super().__init__(builder, ir.IntType(32), 32, lanes, intp)
+        self._pairs = ir.VectorType(ir.IntType(16), 2 * lanes)
+
+    def with_lanes(self, lanes: int) -> IntegerBuilder:
+        """The builder for vectors of so many of them."""
+        return IntegerBuilder(self.builder, lanes, self.intp)
+
+    def _function(self, name: str, argument: Any) -> Any:
+        """LLVM's function ``name`` of two arguments."""
+        function_type = ir.FunctionType(self.vector, [argument, argument])
+        return cgutils.get_or_insert_function(self.builder.module, function_type, f"llvm.{name}")
+
+    def add_products(self, first: Any, second: Any, register: Any) -> None:
+        """``register += first.low * second.low + first.high * second.high``; a whole register."""
+        builder = self.builder
+        sides = [builder.bitcast(side, self._pairs) for side in (first, second)]
+        if has_products_of_pairs():
+            multiply = self._function(f"x86.{_PRODUCTS_OF_PAIRS[4 * self.lanes]}", self._pairs)
+            products = builder.call(multiply, sides)
+        else:
+            wide = ir.VectorType(self.int32, 2 * self.lanes)
+            apart = builder.mul(*(builder.sext(side, wide) for side in sides))
+            masks = [
+                ir.Constant(self.int32_vector, list(range(half, 2 * self.lanes, 2)))
+                for half in (0, 1)
+            ]
+            products = builder.add(*(builder.shuffle_vector(apart, apart, mask) for mask in masks))
+        builder.store(builder.add(builder.load(register), products), register)
+
+    def smaller(self, first: Any, second: Any) -> Any:
+        """The smaller integer of each lane."""
+        function = self._function(f"smin.v{self.lanes}i32", self.vector)
+        return self.builder.call(function, [first, second])
+
+    def larger(self, first: Any, second: Any) -> Any:
+        """The larger integer of each lane."""
+        function = self._function(f"smax.v{self.lanes}i32", self.vector)
+        return self.builder.call(function, [first, second])
+
+    def less(self, first: Any, second: Any) -> Any:
+        """Whether the first integer is the smaller one, lane by lane."""
+        return self.builder.icmp_signed("<", first, second)
 
 
 def accumulate(
@@ -227,14 +292,14 @@ def accumulate(
             emit.add(register, total)
 
 
-def smallest_lanes(emit: VectorBuilder, vectors: list[Any]) -> Any:
+def smallest_lanes(emit: Any, vectors: list[Any]) -> Any:
     """The smallest number of each of ``vectors``, side by side in one vector.
 
     Step by step, lanes are halved and two vectors become one: its first half is what is left of the
     first, its second half what is left of the second. There is a power of two of vectors, at most
     half as many as lanes.
     """
-    builder, bits = emit.builder, emit.lane_int.width
+    builder = emit.builder
     parts, n_members, n_left = vectors, 1, emit.lanes
     while n_left > 1:
         n_left //= 2
@@ -248,7 +313,7 @@ def smallest_lanes(emit: VectorBuilder, vectors: list[Any]) -> Any:
         ]
         sides = low, [lane + n_left for lane in low]
         masks = [ir.Constant(ir.VectorType(emit.int32, len(low)), side) for side in sides]
-        narrow = VectorBuilder(builder, emit.element, bits, len(low), emit.intp)
+        narrow = emit.with_lanes(len(low))
         parts = [
             narrow.smaller(*(builder.shuffle_vector(first, second, mask) for mask in masks))
             for first, second in zip(
