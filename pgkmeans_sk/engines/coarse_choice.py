@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.small_kernels import kind_of as kind_of_arrays
 from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.compile import lies_ready
-from pgkmeans_sk.kernels.vectors import has_products_of_pairs
 from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense
+from pgkmeans_sk.kernels.vectors import has_products_of_pairs
 from pgkmeans_sk.results import FloatArray
 
 FEWEST_CENTERS = 32
