@@ -32,6 +32,8 @@ LEAST_WORK = 200_000_000
 """Multiplications in a pass, about 3 ms. With fewer, bringing the centres into integers counts."""
 LEAST_RUN = 20_000_000
 """Multiplications in one of many runs that share the centres."""
+COMPARED_RUNS = 8
+"""Runs, at least, that take both ways in turn where it is not known which is the quicker one."""
 PATIENCE = 5.0
 """So many seconds of full passes go by before the kernel is compiled: about as long as that takes.
 A kernel that lies on disk is used at once."""

@@ -194,11 +194,13 @@ class DaskBlocks:
     def add_up(self, total: Sum, bounds: IntArray) -> Totals:
         return self._add_up(total, bounds)[0]
 
-    def assign(self, total: AssignmentSum, bounds: IntArray) -> Totals:
+    def assign(self, total: AssignmentSum, bounds: IntArray, last: bool = False) -> Totals:
         before, number = None, 0
         if self._now is not None:
             before, number = self._now.centers, self._now.number + 1
-        now = Pass(self._fit, number, total.centers, None, total.origin, self._typical_distance)
+        now = Pass(
+            self._fit, number, total.centers, None, total.origin, self._typical_distance, last
+        )
         if self._forgets:
             now = replace(now, before=before)
         totals, n_changed = self._add_up(now, bounds)

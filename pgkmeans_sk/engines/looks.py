@@ -22,20 +22,20 @@ SECOND_PASS_CENTERS = 32
 
 
 class Looks:
-    """The choice for the passes of one engine.
+    """The choice for passes over the same rows; each of them brings the rows.
 
     Parameters
     ----------
-    X : ndarray of shape (n, d)
-        Rows.
-    origin : ndarray of shape (d,)
-        A point near the bulk of them, of their dtype.
+    n_rows, n_features : int
+        Shape of the rows.
+    dtype : dtype
+        That of their numbers.
     """
 
-    def __init__(self, X: NDArray[Any], origin: NDArray[Any]) -> None:
-        self._n_rows, self._dtype = len(X), X.dtype
-        self.pruning = Pruning(len(X), X.shape[1], X.nbytes)
-        self.coarse = CoarseLook(X, origin)
+    def __init__(self, n_rows: int, n_features: int, dtype: np.dtype[Any]) -> None:
+        self._n_rows, self._dtype = n_rows, dtype
+        self.pruning = Pruning(n_rows, n_features, n_rows * n_features * dtype.itemsize)
+        self.coarse = CoarseLook(n_rows, dtype)
         self.typical_distance = np.nan  # of a row to its centre, in the last pass
         self._is_new = True
         # What a first pass over all centres tells by the way: these centres, with how far each row
