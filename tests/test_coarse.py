@@ -353,15 +353,44 @@ def test_the_kernel_is_waited_for(monkeypatch):
     assert calls
 
 
+def test_a_kernel_that_another_process_has_compiled_is_found(monkeypatch):
+    """Not in each pass, though: looking for it means reading a file."""
+    for name in ("FEWEST_CENTERS", "LEAST_WORK"):
+        monkeypatch.setattr(coarse_choice, name, 0)
+    monkeypatch.setattr(coarse_choice, "PATIENCE", 100.0)
+    monkeypatch.setattr(coarse_choice, "_waited", {})
+    monkeypatch.setattr(coarse_choice, "_is_quicker", Always())
+    now = iter(np.arange(0.0, 1000.0, 0.4))  # each pass takes 0.4 seconds
+    monkeypatch.setattr(coarse_choice, "perf_counter", lambda: next(now))
+    checks = []  # at the third look it is there
+    monkeypatch.setattr(
+        coarse_choice, "lies_ready", lambda *arguments: checks.append(1) or len(checks) == 3
+    )
+    calls = []
+    kernel = dense_pass.assign_coarse
+    monkeypatch.setattr(dense_pass, "assign_coarse", lambda *a: calls.append(1) or kernel(*a))
+    X = np.random.default_rng(8).standard_normal((300, 3))
+    used = []
+    engine = NumbaEngine(X, None)
+    for number in range(9):
+        calls.clear()
+        engine.assign(X[number : number + 40])
+        used.append(bool(calls))
+    assert used == [False] * 6 + [True] * 3
+    assert len(checks) == 3
+
+
+@pytest.mark.parametrize("one_chunk", [False, True])
 @pytest.mark.parametrize("coarse_is_quicker", [True, False])
-def test_the_quicker_look_is_kept(coarse_is_quicker, monkeypatch):
+def test_the_quicker_look_is_kept(coarse_is_quicker, one_chunk, monkeypatch):
     for name in ("FEWEST_CENTERS", "LEAST_WORK", "LEAST_RUN"):
         monkeypatch.setattr(coarse_choice, name, 0)
     monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: True)
     monkeypatch.setattr(coarse_choice, "_waited", {})
     known = {}
     monkeypatch.setattr(coarse_choice, "_is_quicker", known)
-    monkeypatch.setattr("pgkmeans_sk.engines.chunks.CHUNK_WORK", 20_000)
+    if not one_chunk:
+        monkeypatch.setattr("pgkmeans_sk.engines.chunks.CHUNK_WORK", 20_000)
     now = [0.0]
     monkeypatch.setattr(dense_pass, "perf_counter", lambda: now[0])
     calls = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from pgkmeans_sk import PGKMeans
-from pgkmeans_sk.engines import chunks, tile_memory, tiles
+from pgkmeans_sk.engines import chunks, dense_pass, tile_memory, tiles
 from pgkmeans_sk.engines.ordered_tasks import Share, runs_of, shares_of
 from tests import problems
 from tests.test_row_blocks import assert_same_fit
@@ -135,9 +135,9 @@ def test_bounds_do_not_change_a_bit(monkeypatch):
     rows = problems.blobs(6000, 8, 64, seed=1).astype(np.float32)
     used = []
     monkeypatch.setattr(
-        tile_memory.tiles,
-        "label_doubts",
-        lambda *arguments, original=tile_memory.tiles.label_doubts: (
+        dense_pass.DensePass,
+        "look_at_doubts",
+        lambda *arguments, original=dense_pass.DensePass.look_at_doubts: (
             used.append(1) or original(*arguments)
         ),
     )

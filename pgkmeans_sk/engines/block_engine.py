@@ -75,8 +75,10 @@ class Carrier(Protocol):
     def add_up(self, total: tiles.Sum, bounds: IntArray) -> tiles.Totals:
         """The sum over all rows, in the order of ``chunks.py`` for chunks with these bounds."""
 
-    def assign(self, total: tiles.AssignmentSum, bounds: IntArray) -> tiles.Totals:
-        """The same for clusters, while rows are labelled."""
+    def assign(
+        self, total: tiles.AssignmentSum, bounds: IntArray, last: bool = False
+    ) -> tiles.Totals:
+        """The same for clusters, while rows are labelled; ``last`` is as in ``Engine.assign``."""
 
     def labels(self) -> Any:
         """Labels (n,) of the last ``assign``."""
@@ -140,7 +142,7 @@ class BlockEngine:
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
         self._n_clusters = len(centers)
         total = tiles.AssignmentSum(np.ascontiguousarray(centers), self._origin)
-        found = self._carrier.assign(total, chunks.pass_bounds(self.n_rows, centers))
+        found = self._carrier.assign(total, chunks.pass_bounds(self.n_rows, centers), last)
         sums, sizes, sq_errors, n_changed = found
         return chunks.sums_to_assignment(sums, sizes, sq_errors, int(n_changed[0]), centers)
 

@@ -32,15 +32,21 @@ LEAST_WORK = 200_000_000
 """Multiplications in a pass, about 3 ms. With fewer, bringing the centres into integers counts."""
 LEAST_RUN = 20_000_000
 """Multiplications in one of many runs that share the centres."""
+COMPARED_RUNS = 8
+"""Runs, at least, that take both ways in turn where it is not known which is the quicker one."""
 PATIENCE = 5.0
 """So many seconds of full passes go by before the kernel is compiled: about as long as that takes.
 A kernel that lies on disk is used at once."""
+CHECK_EVERY = 1.0
+"""After so many of these seconds, see whether another process has put it there."""
 
 Kind = tuple[np.dtype[Any], int, int]
 """Passes of one kind are alike in which look is the quicker one."""
 
 _waited: dict[np.dtype[Any], float] = {}
 """Seconds of full passes, for each dtype of rows; infinity once the kernel is used."""
+_checked: dict[np.dtype[Any], float] = {}
+"""How many of them had gone by when the kernel was last looked for on disk."""
 _is_quicker: dict[Kind, bool] = {}
 """What comparisons said."""
 _addresses: dict[Any, int] = {}
@@ -79,16 +85,17 @@ def first_was_quicker(seconds: FloatArray) -> bool:
 
 def is_waiting(dtype: np.dtype[Any]) -> bool:
     """Whether passes are known to go on without the kernel."""
-    return _waited.get(dtype, np.inf) < PATIENCE
+    waited = _waited.get(dtype, np.inf)
+    return waited < PATIENCE and waited - _checked[dtype] < CHECK_EVERY
 
 
 def is_ready(dtype: np.dtype[Any], arguments: tuple[Any, ...]) -> bool:
     """Whether the kernel for such arguments is there, or was waited for long enough."""
-    if dtype not in _waited:
-        _waited[dtype] = np.inf if lies_ready(assign_coarse, *arguments) else 0.0
-    if _waited[dtype] >= PATIENCE:
-        _waited[dtype] = np.inf
-    return _waited[dtype] == np.inf
+    waited = _waited.get(dtype, 0.0)
+    if waited >= PATIENCE or lies_ready(assign_coarse, *arguments):
+        waited = np.inf
+    _checked[dtype] = _waited[dtype] = waited
+    return waited == np.inf
 
 
 def address_of_full_look(

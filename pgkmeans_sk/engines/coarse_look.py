@@ -7,7 +7,6 @@ centres cannot have come near to since are not looked at, if a sample says that 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,28 +26,24 @@ MOST_IN_DOUBT = 0.8
 
 
 class CoarseLook:
-    """The passes over the rows ``X`` (n, d), which lie near ``origin`` (d,)."""
+    """The passes over the same ``n_rows`` rows of a ``dtype``; each of them brings the rows."""
 
-    def __init__(self, X: NDArray[Any], origin: NDArray[Any]) -> None:
-        self._X, self._origin = X, origin
+    def __init__(self, n_rows: int, dtype: np.dtype[Any]) -> None:
+        self._n_rows, self._dtype = n_rows, dtype
+        self._row_length: float | None = None  # typical, of a row minus the origin
         # The centres of the last pass, and how far each row is from others than its own, at least.
         self._before: tuple[FloatArray, NDArray[Any]] | None = None
 
-    @cached_property
-    def _row_length(self) -> float:
-        """The typical length of a row minus the origin."""
-        return typical_length(self._X[:: origin_step(len(self._X))], self._origin)
-
     def is_for(self, centers: NDArray[np.floating]) -> bool:
         """Whether integers could help to find the nearest of ``centers`` (K, d)."""
-        return coarse_choice.is_large(len(self._X), *centers.shape)
+        return coarse_choice.is_large(self._n_rows, *centers.shape)
 
     def is_quick(self, centers: NDArray[np.floating]) -> bool:
         """Whether they are known to help."""
         return self.is_for(centers) and coarse_choice.quicker(self._kind_of(centers)) is True
 
     def _kind_of(self, centers: NDArray[np.floating]) -> coarse_choice.Kind:
-        return coarse_choice.kind_of(self._X.dtype, *centers.shape)
+        return coarse_choice.kind_of(self._dtype, *centers.shape)
 
     def look(
         self, dense: DensePass, centers: NDArray[np.floating], labels: NDArray[np.int32]
@@ -58,7 +53,7 @@ class CoarseLook:
         integers = self._integers(dense, centers)
         if integers is None:
             return False
-        lower, move = self._bounds(before, centers, labels)
+        lower, move = self._bounds(dense, before, centers, labels)
         self._run(dense, centers, integers, lower, move)
         self._before = centers.astype(np.float64), lower
         return True
@@ -68,13 +63,13 @@ class CoarseLook:
         integers = self._integers(dense, centers)
         if integers is None:
             return False
-        self._run(dense, centers, integers, np.empty(0, dtype=self._X.dtype), -1.0)
+        self._run(dense, centers, integers, np.empty(0, dtype=self._dtype), -1.0)
         return True
 
     def waiting(self, centers: NDArray[np.floating]) -> AbstractContextManager[None]:
         """Within the block is a full pass, after ``look`` has done nothing."""
         is_for = self.is_for(centers)
-        return coarse_choice.waiting(self._X.dtype) if is_for else nullcontext()
+        return coarse_choice.waiting(self._dtype) if is_for else nullcontext()
 
     def forget(self) -> None:
         """Labels were set by others: what is known of the rows no longer holds."""
@@ -84,14 +79,17 @@ class CoarseLook:
         """The centres in integers, if they are to be used."""
         if not self.is_for(centers) or coarse_choice.quicker(self._kind_of(centers)) is False:
             return None
-        if coarse_choice.is_waiting(self._X.dtype):
+        if coarse_choice.is_waiting(self._dtype):
             return None
+        if self._row_length is None:
+            some = dense.every_row(origin_step(self._n_rows))
+            self._row_length = typical_length(some, dense.origin)
         integers = integer_centers(dense.packed, self._row_length)
         if integers is None:
             return None
-        lower = np.empty(0, dtype=self._X.dtype)
+        lower = np.empty(0, dtype=self._dtype)
         arguments = dense.coarse_arguments(0, 0, 0, integers, lower, -1.0)
-        return integers if coarse_choice.is_ready(self._X.dtype, arguments) else None
+        return integers if coarse_choice.is_ready(self._dtype, arguments) else None
 
     def _run(
         self,
@@ -110,16 +108,17 @@ class CoarseLook:
 
     def _bounds(
         self,
+        dense: DensePass,
         before: tuple[FloatArray, NDArray[Any]] | None,
         centers: NDArray[np.floating],
         labels: NDArray[np.int32],
     ) -> tuple[NDArray[Any], float]:
         """Bounds (n,) of the pass before and the move since; a negative one: look at all rows."""
         if before is None or before[0].shape != centers.shape:
-            return np.empty(len(self._X), dtype=self._X.dtype), -1.0
+            return np.empty(self._n_rows, dtype=self._dtype), -1.0
         lower, move = before[1], longest_move(centers, before[0])
-        some = slice(None, None, 1 + (len(labels) - 1) // SAMPLED_ROWS)
-        errors = self._X[some].astype(np.float64) - centers[labels[some]]
+        step = 1 + (len(labels) - 1) // SAMPLED_ROWS
+        errors = dense.every_row(step).astype(np.float64) - centers[labels[::step]]
         distances = np.sqrt(np.einsum("it,it->i", errors, errors))
-        share = float(np.mean(distances >= lower[some] - move))
+        share = float(np.mean(distances >= lower[::step] - move))
         return lower, move if share <= MOST_IN_DOUBT else -1.0

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,9 @@ from pgkmeans_sk.engines.tiles import AssignmentSum, Sum, Tile, Totals
 from pgkmeans_sk.results import FloatArray, IntArray
 from pgkmeans_sk.threads import effective_n_threads
 
-TILES_PER_THREAD = 2
-"""Large chunks are worked on in slices, so that each thread has so many of them."""
+TILES_PER_THREAD = 4
+"""Chunks are cut in slices until each thread has as many tiles as any other. More than so many are
+not needed for that: the last ones then take little of the time."""
 
 
 # ---------------------------------------------------------------- tasks
@@ -139,9 +141,9 @@ class DaskBlocks:
         lengths = list(chunks.lengths)
         if added is not None:
             lengths.append(len(added[0]))
-        self._places = _tile_places(lengths, chunks.array)
-        self.starts: IntArray = np.array([p.first for p in self._places] + [sum(lengths)])
         holders = _workers_of(chunks.rows)
+        self._places = _tile_places(lengths, _n_slices(len(chunks.rows), holders))
+        self.starts: IntArray = np.array([p.first for p in self._places] + [sum(lengths)])
         self._workers = [holders.get(place.chunk) for place in self._places]
         self._runs = ordered_tasks.runs_of(self._workers)
         self._fit = uuid.uuid4().hex
@@ -194,11 +196,13 @@ class DaskBlocks:
     def add_up(self, total: Sum, bounds: IntArray) -> Totals:
         return self._add_up(total, bounds)[0]
 
-    def assign(self, total: AssignmentSum, bounds: IntArray) -> Totals:
+    def assign(self, total: AssignmentSum, bounds: IntArray, last: bool = False) -> Totals:
         before, number = None, 0
         if self._now is not None:
             before, number = self._now.centers, self._now.number + 1
-        now = Pass(self._fit, number, total.centers, None, total.origin, self._typical_distance)
+        now = Pass(
+            self._fit, number, total.centers, None, total.origin, self._typical_distance, last
+        )
         if self._forgets:
             now = replace(now, before=before)
         totals, n_changed = self._add_up(now, bounds)
@@ -265,9 +269,25 @@ def _count_present(tile: Tile) -> int:
     return int(np.count_nonzero(tile.is_present))
 
 
-def _tile_places(lengths: list[int], array: Any) -> list[TilePlace]:
-    """Tiles of the chunks, which are cut in slices where there are too few for all threads."""
-    n_slices = max(1, -(-TILES_PER_THREAD * _n_threads() // max(1, len(lengths))))
+def _n_slices(n_chunks: int, holders: dict[int, str]) -> int:
+    """In how many tiles each chunk is cut: as few as keep all threads busy to the end.
+
+    ``holders`` tell which worker has which chunk, and works on it.
+    """
+    client = _client()
+    threads = {} if client is None else client.nthreads()
+    shares = [(n_chunks, sum(threads.values()) or effective_n_threads())]
+    if len(holders) == n_chunks:
+        shares = [(n, threads.get(worker, 1)) for worker, n in Counter(holders.values()).items()]
+
+    def is_even(n_tiles: int, n_threads: int) -> bool:
+        return n_tiles % n_threads == 0 or n_tiles >= TILES_PER_THREAD * n_threads
+
+    return next(n for n in count(1) if all(is_even(n * own, among) for own, among in shares))
+
+
+def _tile_places(lengths: list[int], n_slices: int) -> list[TilePlace]:
+    """Tiles of the chunks, of which each is cut in slices."""
     places = []
     first = 0
     for chunk, length in enumerate(lengths):
@@ -288,12 +308,6 @@ def _client() -> Any:
         return distributed.default_client()
     except ValueError:
         return None
-
-
-def _n_threads() -> int:
-    """Threads that work on tasks."""
-    client = _client()
-    return effective_n_threads() if client is None else sum(client.nthreads().values())
 
 
 def _workers_of(chunks: list[Delayed]) -> dict[int, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -52,6 +53,9 @@ class DensePass:
         On how many threads chunks may run.
     collect : bool
         Whether there are to be sums, and not labels alone.
+    n_open : int
+        So many chunks, the first ones, are labelled for somebody else to add up: what the pass
+        has for their sums means nothing.
     """
 
     def __init__(
@@ -63,10 +67,11 @@ class DensePass:
         bounds: IntArray,
         n_threads: int,
         collect: bool = True,
+        n_open: int = 0,
     ) -> None:
-        self._rows, self._labels, self._centers, self._origin = rows, labels, centers, origin
+        self._rows, self._labels, self._centers, self.origin = rows, labels, centers, origin
         self._bounds, self._n_threads = bounds, n_threads
-        self._collect = collect
+        self._collect, self._n_open = collect, n_open
         n_chunks, (n_centers, n_features) = len(bounds) - 1, centers.shape
         n_summed = n_centers if collect else 0
         self._sums = np.zeros((n_chunks, n_summed, n_features))
@@ -77,7 +82,22 @@ class DensePass:
     @cached_property
     def packed(self) -> PackedCenters:
         """The centres as kernels read them."""
-        return pack_centers(self._centers, self._origin)
+        return pack_centers(self._centers, self.origin)
+
+    def every_row(self, step: int) -> NDArray[np.floating]:
+        """Each ``step``-th row, the first one included: a view (m, d), read-only."""
+        points = self._rows[0]
+        size = points.base.itemsize
+        return np.lib.stride_tricks.as_strided(
+            points.base,
+            (1 + (len(self._labels) - 1) // step, points.n_features),
+            (size * step * points.row_step, size * points.column_step),
+            writeable=False,
+        )
+
+    def _collects(self, c: int) -> bool:
+        """Whether chunk ``c`` is to be added up."""
+        return self._collect and c >= self._n_open
 
     def _over_chunks(self, task: Callable[[int, int, int], Any]) -> None:
         """Call ``task(number, start, stop)`` for each chunk; it returns how many labels changed."""
@@ -101,7 +121,7 @@ class DensePass:
         packed, utilities = self.packed, np.zeros_like(self._sizes)
         self._over_chunks(
             lambda c, start, stop: assign_dense(
-                *self._rows, start, stop, packed, self._collect, self._labels,
+                *self._rows, start, stop, packed, self._collects(c), self._labels,
                 *self._totals(c), utilities[c], lower, ALL_ROWS,
             )
         )  # fmt: skip
@@ -132,41 +152,48 @@ class DensePass:
     ) -> tuple[Any, ...]:
         """What the kernel of ``look_coarsely`` is given for chunk ``c``."""
         return (
-            *self._rows, start, stop, self.packed, integers, self._full_look, self._collect,
+            *self._rows, start, stop, self.packed, integers, self._full_look, self._collects(c),
             lower, move, self._labels, *self._totals(c),
         )  # fmt: skip
 
     @cached_property
     def _full_look(self) -> int:
         """Where ``assign_dense`` is, for the kernel of ``look_coarsely``."""
-        lower = np.empty(0, dtype=self._origin.dtype)
+        lower = np.empty(0, dtype=self.origin.dtype)
         known = self._rows, self.packed, lower, self._labels, self._totals(0)
         return coarse_choice.address_of_full_look(*known)
 
     def compare_looks(self, integers: IntegerCenters, lower: NDArray[Any]) -> bool:
         """``look_coarsely`` and ``look_at_all`` in turn; whether the former was quicker.
 
-        A chunk of each comes first, in which kernels may have to be compiled.
+        A run of each comes first, in which kernels may have to be compiled. A run is a chunk, or a
+        part of one where there are few.
         """
         nothing = np.empty(0)
-        seconds = np.zeros(len(self._bounds) - 1)
+        n_chunks = len(self._bounds) - 1
+        n_parts = -(-coarse_choice.COMPARED_RUNS // n_chunks)
+        seconds = np.zeros((n_chunks, n_parts))
+        n_rows = np.zeros((n_chunks, n_parts))
 
         def run(c: int, start: int, stop: int) -> tuple[int, ...]:
-            begin = perf_counter()
-            found: tuple[int, ...]
-            if c % 2:
-                found = assign_dense(
-                    *self._rows, start, stop, self.packed, self._collect, self._labels,
-                    *self._totals(c), nothing, lower, ALL_ROWS,
-                )  # fmt: skip
-            else:
-                arguments = self.coarse_arguments(c, start, stop, integers, lower, -1.0)
-                found = assign_coarse(*arguments)
-            seconds[c] = perf_counter() - begin
-            return found
+            ends = np.linspace(start, stop, n_parts + 1).astype(np.int64).tolist()
+            n_changed = 0
+            for part, (first, end) in enumerate(pairwise(ends)):
+                begin = perf_counter()
+                if (c * n_parts + part) % 2:
+                    found = assign_dense(
+                        *self._rows, first, end, self.packed, self._collects(c), self._labels,
+                        *self._totals(c), nothing, lower, ALL_ROWS,
+                    )  # fmt: skip
+                else:
+                    arguments = self.coarse_arguments(c, first, end, integers, lower, -1.0)
+                    found = assign_coarse(*arguments)
+                seconds[c, part], n_rows[c, part] = perf_counter() - begin, end - first
+                n_changed += found[0]
+            return (n_changed,)
 
         self._over_chunks(run)
-        return coarse_choice.first_was_quicker(seconds / np.diff(self._bounds))
+        return coarse_choice.first_was_quicker((seconds / np.maximum(n_rows, 1.0)).ravel())
 
     def look_again(self, lower: NDArray[Any], move: float) -> None:
         """Sweep only for rows whose ``lower`` of the last pass does not outlast a ``move``."""
@@ -189,7 +216,7 @@ class DensePass:
         Values are found in integers if a ``row_length`` is given, that of nearly all rows minus the
         origin. Returns how many rows needed the exact look.
         """
-        packed = pack_centers(self._centers, self._origin, order)
+        packed = pack_centers(self._centers, self.origin, order)
         integers = None if row_length is None else integer_panels(packed, row_length)
         integers = integers or no_integers()
         n_exact = np.zeros_like(self._n_changed)
@@ -216,10 +243,18 @@ class DensePass:
 
         self._over_chunks(add_chunk)
 
+    @property
+    def n_changed(self) -> int:
+        """How many labels have changed."""
+        return int(self._n_changed.sum())
+
+    def sums_of_chunks(self) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
+        """Sums, sizes and squared errors of each chunk that is not open."""
+        return [self._totals(c) for c in range(self._n_open, len(self._bounds) - 1)]
+
     def assignment(self) -> Assignment:
         """What the pass has found, summed up."""
         sums, sizes, sq_errors = (
             add_in_order(part) for part in (self._sums, self._sizes, self._sq_errors)
         )
-        n_changed = int(self._n_changed.sum())
-        return sums_to_assignment(sums, sizes, sq_errors, n_changed, self._centers)
+        return sums_to_assignment(sums, sizes, sq_errors, self.n_changed, self._centers)

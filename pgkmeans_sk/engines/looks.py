@@ -6,7 +6,7 @@ leave for the next pass: bounds for each row, or the centres' utilities.
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,33 +26,26 @@ SECOND_PASS_CENTERS = 32
 
 
 class Looks:
-    """The choice for the passes of one engine.
+    """The choice for passes over the same rows; each of them brings the rows.
 
     Parameters
     ----------
-    X : ndarray of shape (n, d)
-        Rows.
-    origin : ndarray of shape (d,)
-        A point near the bulk of them, of their dtype.
+    n_rows, n_features : int
+        Shape of the rows.
+    dtype : dtype
+        That of their numbers.
     """
 
-    def __init__(self, X: NDArray[Any], origin: NDArray[Any]) -> None:
-        self._X, self._origin = X, origin
-        self._n_rows, self._dtype = len(X), X.dtype
-        self.pruning = Pruning(len(X), X.shape[1], X.nbytes)
-        self.coarse = CoarseLook(X, origin)
+    def __init__(self, n_rows: int, n_features: int, dtype: np.dtype[Any]) -> None:
+        self._n_rows, self._dtype = n_rows, dtype
+        self.pruning = Pruning(n_rows, n_features, n_rows * n_features * dtype.itemsize)
+        self.coarse = CoarseLook(n_rows, dtype)
         self.typical_distance = np.nan  # of a row to its centre, in the last pass
+        self._row_length: float | None = None  # what nearly all rows are at most long
         self._is_new = True
         # What a first pass over all centres tells by the way: these centres, with how far each row
         # is from others than its own, at least.
         self._before: tuple[FloatArray, NDArray[Any]] | None = None
-
-    @cached_property
-    def _row_length(self) -> float:
-        """What nearly all rows are at most long, minus the origin."""
-        some = np.asarray(self._X[:: origin_step(self._n_rows)], dtype=np.float64) - self._origin
-        lengths = np.sqrt(np.einsum("it,it->i", some, some))
-        return float(np.quantile(lengths, MOST_ROWS))
 
     def label(
         self, dense: DensePass, centers: NDArray[np.floating], labels: NDArray[np.int32], last: bool
@@ -79,7 +72,7 @@ class Looks:
             else:
                 look_at_all()
         else:
-            doubts = pruning.bounds_for(centers, self._scale, is_quick)
+            doubts = pruning.bounds_for(centers, self._scale(dense), is_quick)
             work = look_at_all
             if doubts is not None:
                 self.coarse.forget()
@@ -88,16 +81,23 @@ class Looks:
         self._is_new = False
         return utilities
 
-    @property
-    def _scale(self) -> float:
+    def _length(self, dense: DensePass) -> float:
+        """What nearly all rows are at most long, minus the origin."""
+        if self._row_length is None:
+            some = dense.every_row(origin_step(self._n_rows)).astype(np.float64) - dense.origin
+            lengths = np.sqrt(np.einsum("it,it->i", some, some))
+            self._row_length = float(np.quantile(lengths, MOST_ROWS))
+        return self._row_length
+
+    def _scale(self, dense: DensePass) -> float:
         """A distance in the order of that of a row to its centre."""
         is_known = 0.0 < self.typical_distance < np.inf
-        return self.typical_distance if is_known else self._row_length
+        return self.typical_distance if is_known else self._length(dense)
 
     def _look_at_doubts(self, dense: DensePass, doubts: GroupBounds) -> int:
         """Look where bounds leave a doubt; returns how many rows integers have left to others."""
         pruning = self.pruning
-        length = self._row_length if pruning.takes_integers else None
+        length = self._length(dense) if pruning.takes_integers else None
         n_exact = dense.look_at_doubts(doubts, pruning.order, pruning.block_size, length)
         return n_exact if pruning.takes_integers else 0
 

@@ -109,7 +109,7 @@ class NumbaEngine:
 
     @cached_property
     def _looks(self) -> Looks:
-        return Looks(self._X, self._origin)
+        return Looks(self.n_rows, self.n_features, self.dtype)
 
     @property
     def labels(self) -> NDArray[np.int32]:

@@ -18,9 +18,6 @@ from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense, p
 from pgkmeans_sk.kernels.points import DensePoints
 from pgkmeans_sk.results import FloatArray
 
-COMPARED_RUNS = 8
-"""Parts of the first run, which take both ways in turn."""
-
 
 class RunCenters:
     """The centres of one pass over rows in tiles.
@@ -104,8 +101,8 @@ class RunCenters:
     @staticmethod
     def _compare(kind: coarse_choice.Kind, start: int, stop: int, fully: Any, coarsely: Any) -> int:
         """Both ways in turn, to know which one to take from now on."""
-        ends = np.linspace(start, stop, COMPARED_RUNS + 1).astype(np.int64)
-        seconds = np.zeros(COMPARED_RUNS)
+        ends = np.linspace(start, stop, coarse_choice.COMPARED_RUNS + 1).astype(np.int64)
+        seconds = np.zeros(coarse_choice.COMPARED_RUNS)
         changed = 0
         for number, (begin, end) in enumerate(pairwise(ends.tolist())):
             now = perf_counter()

@@ -140,7 +140,7 @@ class StoredBlocks:
             return self._add_chunks(total, bounds)
         return self._add_arrays(total, bounds, lambda tile: None)
 
-    def assign(self, total: AssignmentSum, bounds: IntArray) -> Totals:
+    def assign(self, total: AssignmentSum, bounds: IntArray, last: bool = False) -> Totals:
         if self._labels is None:
             self._labels = np.full(self.starts[-1], -1, dtype=np.int32)
         elif self._labels_are_out:

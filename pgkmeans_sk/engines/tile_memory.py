@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines import tiles
+from pgkmeans_sk.engines.dense_pass import DensePass
+from pgkmeans_sk.engines.looks import Looks
 from pgkmeans_sk.engines.ordered_tasks import Share, add_begun
-from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.engines.run_labels import RunCenters
 
 MAX_FITS = 4
@@ -28,7 +29,8 @@ class Pass:
     """One assignment of all rows, as a tile needs to know of it.
 
     ``before`` are the centres of the pass before, None for the first and where they are
-    remembered; ``typical_distance`` is that of a row to its centre then.
+    remembered; ``typical_distance`` is that of a row to its centre then. ``last`` is as in
+    ``Engine.assign``.
     """
 
     fit: str
@@ -37,6 +39,7 @@ class Pass:
     before: NDArray[np.floating] | None
     origin: NDArray[np.floating]
     typical_distance: float
+    last: bool = False
 
     @property
     def sum_of_labelled(self) -> tiles.AssignmentSum:
@@ -46,12 +49,15 @@ class Pass:
 
 @dataclass(frozen=True)
 class Remembered:
-    """A tile after pass ``number``; ``n_changed`` is None if nobody has counted."""
+    """A tile after pass ``number``; ``n_changed`` is None if nobody has counted.
+
+    ``looks`` have the bounds; None, if labels were found without.
+    """
 
     number: int
     labels: NDArray[np.int32]
     n_changed: int | None
-    pruning: Pruning | None
+    looks: Looks | None
 
 
 class Memory:
@@ -119,10 +125,10 @@ def label_tile(tile: tiles.Tile, now: Pass, share: Share) -> tuple[list[tiles.To
         tile.adopt(known.labels)
         memory.keep(now.fit, tile.first, known)
         return add_begun(tile, now.sum_of_labelled, share), known.n_changed
-    pruning = None
+    looks = None
     if known is not None and known.number == now.number - 1:
-        tile.adopt(known.labels.copy())
-        pruning = known.pruning
+        tile.adopt(known.labels)
+        looks = known.looks
     elif now.number > 0:
         before = now.before
         if before is None:
@@ -130,10 +136,10 @@ def label_tile(tile: tiles.Tile, now: Pass, share: Share) -> tuple[list[tiles.To
         if before is None:
             return None
         tiles.label(tile, RunCenters(before, now.origin), 0, len(tile))
-    if pruning is None:
-        pruning = Pruning(len(tile), tile.rows.shape[1], tile.rows.nbytes)
-    parts, n_changed = _label(tile, now, share, pruning)
-    memory.keep(now.fit, tile.first, Remembered(now.number, tile.labels, n_changed, pruning))
+    if looks is None:
+        looks = Looks(*tile.rows.shape, tile.rows.dtype)
+    parts, n_changed = _label(tile, now, share, looks)
+    memory.keep(now.fit, tile.first, Remembered(now.number, tile.labels, n_changed, looks))
     memory.keep_centers(now)
     return parts, n_changed
 
@@ -149,31 +155,20 @@ def recall_labels(tile: tiles.Tile, now: Pass) -> None:
 
 
 def _label(
-    tile: tiles.Tile, now: Pass, share: Share, pruning: Pruning
+    tile: tiles.Tile, now: Pass, share: Share, looks: Looks
 ) -> tuple[list[tiles.Totals], int]:
-    """Label a tile, with bounds if they pay, as ``NumbaEngine.assign`` does, and add up."""
-    parts: list[tiles.Totals] = []
-    n_changed = 0
-
-    def look_at_all() -> None:
-        nonlocal parts, n_changed
-        total = tiles.AssignmentSum(now.centers, now.origin)
-        n_changed = tiles.label(tile, total.run_centers, 0, share.cuts[0])
-        parts = add_begun(tile, total, share)  # labels on the way: rows are read once
-        n_changed += sum(int(part[3][0]) for part in parts)
-
-    if not pruning.is_for(now.centers):
-        pruning.forget()
-        look_at_all()
-        return parts, n_changed
-    doubts = pruning.bounds_for(now.centers, now.typical_distance)
-
-    def look_at_doubts() -> None:
-        nonlocal parts, n_changed
-        assert doubts is not None
-        n_changed = tiles.label_doubts(tile, now.centers, now.origin, doubts, pruning)
-        parts = add_begun(tile, now.sum_of_labelled, share)
-
-    work = look_at_all if doubts is None else look_at_doubts
-    pruning.timed(now.centers, doubts is not None, work)
-    return parts, n_changed
+    """Label a tile and add up, as ``NumbaEngine`` does: rows are read once."""
+    bounds = np.array([0, *share.cuts] if share.goes_on else share.cuts)
+    dense = DensePass(
+        tile.weighted_rows,
+        tile.labels,
+        now.centers,
+        np.array(now.origin),  # own memory: one that is read-only is another type to kernels
+        bounds,
+        n_threads=1,
+        n_open=int(share.goes_on),
+    )
+    looks.typical_distance = now.typical_distance
+    looks.label(dense, now.centers, tile.labels, now.last)
+    no_changes = np.zeros(1, dtype=np.int64)  # they are counted for the tile as a whole
+    return [(*sums, no_changes) for sums in dense.sums_of_chunks()], dense.n_changed

@@ -16,14 +16,10 @@ from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.closest import closest_of_clusters, own_sq_errors
 from pgkmeans_sk.engines.merging import row_dtype
-from pgkmeans_sk.engines.pruning import Pruning
 from pgkmeans_sk.engines.run_labels import RunCenters
 from pgkmeans_sk.kernels import distances, split
-from pgkmeans_sk.kernels.bounds import GroupBounds
-from pgkmeans_sk.kernels.integer_panels import no_integers
 from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, add_up, assign_dense, pack_centers
 from pgkmeans_sk.kernels.points import DensePoints, dense_points
-from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.results import FloatArray, IntArray
 
 Totals = tuple[NDArray[Any], ...]
@@ -93,24 +89,6 @@ class Tile:
 def label(tile: Tile, centers: RunCenters, start: int, stop: int) -> int:
     """Label rows ``start:stop`` of a tile; returns how many labels changed."""
     return centers.label(tile.rows, tile.weighted_rows, start, stop, tile.labels)
-
-
-def label_doubts(
-    tile: Tile,
-    centers: NDArray[np.floating],
-    origin: NDArray[np.floating],
-    doubts: GroupBounds,
-    pruning: Pruning,
-) -> int:
-    """Label a tile where bounds do not rule out a change; returns how many labels changed."""
-    packed = pack_centers(centers, origin, pruning.order)
-    quick_centers = np.ascontiguousarray(centers).ravel()
-    unused = np.zeros(centers.shape), np.zeros(len(centers)), np.zeros((len(centers), 4))
-    changed = assign_pruned(
-        *tile.weighted_rows, 0, len(tile), packed, no_integers(), quick_centers, doubts,
-        pruning.block_size, tile.labels, *unused,
-    )[0]  # fmt: skip
-    return int(changed)
 
 
 # ---------------------------------------------------------------- sums in order
