@@ -178,6 +178,27 @@ def test_enough_rows_for_several_chunks_and_samples():
     assert_same_fit(found, expected)
 
 
+def test_the_same_centers_are_not_looked_at_twice(monkeypatch):
+    """A fit goes on where its start has ended; in memory that pass is saved, too."""
+    X = problems.blobs(300, 3, 5, seed=1).astype(np.float32)
+    engine = stored_blocks.look_at_rows(RowBlocks(X), None).open(None)
+    expected = NumbaEngine(X, None)
+    n_passes = []
+    original = stored_blocks.StoredBlocks.assign
+    monkeypatch.setattr(
+        stored_blocks.StoredBlocks, "assign", lambda *a: n_passes.append(1) or original(*a)
+    )
+    first, moved = X[:5].copy(), X[:5] + np.float32(0.5)
+    for centers, wanted in ((first, 1), (first, 1), (moved, 2), (first, 3)):
+        found, other = engine.assign(centers), expected.assign(centers)
+        assert len(n_passes) == wanted
+        assert found.n_changed == other.n_changed
+        np.testing.assert_array_equal(found.centroids, other.centroids)
+        np.testing.assert_array_equal(engine.labels, expected.labels)
+    first += np.float32(0.5)  # in place: what was found is not that of these
+    np.testing.assert_array_equal(engine.assign(first).centroids, expected.assign(moved).centroids)
+
+
 # ------------------------------------------------------------------ streams of batches
 
 

@@ -9,6 +9,7 @@ result is that of ``numba_cpu.py`` on the same rows, to the last bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines import chunks, tiles
+from pgkmeans_sk.engines.center_order import are_same
 from pgkmeans_sk.engines.closest import best_chunks
 from pgkmeans_sk.engines.draws import draw_by_weight, draw_numbers
 from pgkmeans_sk.engines.moments import variance_of
@@ -100,6 +102,8 @@ class BlockEngine:
         self.n_rows, self.n_features = int(carrier.starts[-1]), carrier.n_features
         self.dtype = np.dtype(carrier.dtype)
         self._node_rows: NodeRows | None = None
+        # The centres of the labels, and what was found: a fit goes on where its start has ended.
+        self._found: tuple[NDArray[np.floating], Assignment] | None = None
 
     @property
     def name(self) -> str:
@@ -140,11 +144,16 @@ class BlockEngine:
         return variance_of(sums, squares, float(weight[0]))
 
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
+        if self._found is not None and are_same(self._found[0], centers):
+            return replace(self._found[1], n_changed=0)
+        self._found = None  # until the pass is done
         self._n_clusters = len(centers)
         total = tiles.AssignmentSum(np.ascontiguousarray(centers), self._origin)
-        found = self._carrier.assign(total, chunks.pass_bounds(self.n_rows, centers), last)
-        sums, sizes, sq_errors, n_changed = found
-        return chunks.sums_to_assignment(sums, sizes, sq_errors, int(n_changed[0]), centers)
+        bounds = chunks.pass_bounds(self.n_rows, centers)
+        sums, sizes, sq_errors, n_changed = self._carrier.assign(total, bounds, last)
+        found = chunks.sums_to_assignment(sums, sizes, sq_errors, int(n_changed[0]), centers)
+        self._found = centers.copy(), found
+        return found
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
         total = tiles.UtilitySum(np.ascontiguousarray(centers), self._origin)

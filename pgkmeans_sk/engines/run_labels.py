@@ -31,9 +31,9 @@ class RunCenters:
     """
 
     def __init__(self, centers: NDArray[np.floating], origin: NDArray[Any]) -> None:
-        # One that came from another process may be read-only: another type, for which kernels would
+        # What came from another process may be read-only: another type, for which kernels would
         # have to be compiled once more.
-        self._centers, self._origin = centers, np.array(origin)
+        self._centers, self._origin = np.array(centers), np.array(origin)
         self._integers: IntegerCenters | None = None
         self._has_tried = False
 

@@ -137,7 +137,7 @@ def label_tile(tile: tiles.Tile, now: Pass, share: Share) -> tuple[list[tiles.To
             return None
         tiles.label(tile, RunCenters(before, now.origin), 0, len(tile))
     if looks is None:
-        looks = Looks(*tile.rows.shape, tile.rows.dtype)
+        looks = Looks(len(tile), tile.rows.shape[1], tile.rows.dtype)
     parts, n_changed = _label(tile, now, share, looks)
     memory.keep(now.fit, tile.first, Remembered(now.number, tile.labels, n_changed, looks))
     memory.keep_centers(now)
@@ -158,17 +158,13 @@ def _label(
     tile: tiles.Tile, now: Pass, share: Share, looks: Looks
 ) -> tuple[list[tiles.Totals], int]:
     """Label a tile and add up, as ``NumbaEngine`` does: rows are read once."""
+    # What came from another process may be read-only: another type, for which kernels would have to
+    # be compiled once more.
+    centers, origin = np.array(now.centers), np.array(now.origin)
     bounds = np.array([0, *share.cuts] if share.goes_on else share.cuts)
-    dense = DensePass(
-        tile.weighted_rows,
-        tile.labels,
-        now.centers,
-        np.array(now.origin),  # own memory: one that is read-only is another type to kernels
-        bounds,
-        n_threads=1,
-        n_open=int(share.goes_on),
-    )
+    rows, n_open = tile.weighted_rows, int(share.goes_on)
+    dense = DensePass(rows, tile.labels, centers, origin, bounds, n_threads=1, n_open=n_open)
     looks.typical_distance = now.typical_distance
-    looks.label(dense, now.centers, tile.labels, now.last)
+    looks.label(dense, centers, tile.labels, now.last)
     no_changes = np.zeros(1, dtype=np.int64)  # they are counted for the tile as a whole
     return [(*sums, no_changes) for sums in dense.sums_of_chunks()], dense.n_changed
