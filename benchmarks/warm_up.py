@@ -19,14 +19,13 @@ LARGER_SLICE = 5000
 def compile_for_long_fits(dtype: Any) -> None:
     """Fit until ours has needed the kernels that small tables never do.
 
-    They are those of ``engines/coarse_choice.py``, which would wait for some seconds of passes, and
-    of ``engines/pruning.py``.
+    They are those that ``engines/patience.py`` would wait with for some seconds of passes.
     """
     from pgkmeans_sk import PGKMeans
-    from pgkmeans_sk.engines import coarse_choice
+    from pgkmeans_sk.engines import patience
 
     rows = np.random.default_rng(0).standard_normal((130_000, 8)).astype(dtype)
-    with mock.patch.object(coarse_choice, "PATIENCE", 0.0):
+    with mock.patch.object(patience, "PATIENCE", 0.0):
         model = PGKMeans(1024, init=rows[:1024], n_init=1, max_iter=28, tol=0.0).fit(rows)
         model.predict(rows)
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgkmeans_sk import PGKMeans, RowBlocks
-from pgkmeans_sk.engines import coarse_choice, coarse_look, dense_pass, run_labels
+from pgkmeans_sk.engines import coarse_choice, coarse_look, dense_pass, patience, run_labels
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels import integers as integer_kernels
+from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.integer_sweep import round_tile, sweep_integers
 from pgkmeans_sk.kernels.integers import ABSENT, ROW_LIMIT, integer_centers, typical_length
 from pgkmeans_sk.kernels.nearest import pack_centers
@@ -156,8 +157,8 @@ def always_coarse(monkeypatch):
     """The smallest problems are looked at in integers first, and all bounds are used."""
     for name in ("FEWEST_CENTERS", "LEAST_WORK", "LEAST_RUN"):
         monkeypatch.setattr(coarse_choice, name, 0)
-    monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: True)
-    monkeypatch.setattr(coarse_choice, "_waited", {})
+    monkeypatch.setattr(patience, "lies_ready", lambda *arguments: True)
+    monkeypatch.setattr(coarse_choice, "patience", patience.Patience(assign_coarse))
     monkeypatch.setattr(coarse_choice, "_is_quicker", Always())
     monkeypatch.setattr(coarse_look, "MOST_IN_DOUBT", 2.0)
 
@@ -329,12 +330,12 @@ def test_the_kernel_is_waited_for(monkeypatch):
     """Until full passes have taken long enough, unless it lies ready."""
     for name in ("FEWEST_CENTERS", "LEAST_WORK"):
         monkeypatch.setattr(coarse_choice, name, 0)
-    monkeypatch.setattr(coarse_choice, "PATIENCE", 3.0)
-    monkeypatch.setattr(coarse_choice, "_waited", {})
+    monkeypatch.setattr(patience, "PATIENCE", 3.0)
+    monkeypatch.setattr(coarse_choice, "patience", patience.Patience(assign_coarse))
     monkeypatch.setattr(coarse_choice, "_is_quicker", Always())
     now = iter(np.arange(0.0, 1000.0, 1.2))  # each pass takes 1.2 seconds
-    monkeypatch.setattr(coarse_choice, "perf_counter", lambda: next(now))
-    monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: False)
+    monkeypatch.setattr(patience, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(patience, "lies_ready", lambda *arguments: False)
     calls = []
     kernel = dense_pass.assign_coarse
     monkeypatch.setattr(dense_pass, "assign_coarse", lambda *a: calls.append(1) or kernel(*a))
@@ -346,8 +347,8 @@ def test_the_kernel_is_waited_for(monkeypatch):
         engine.assign(X[number : number + 40])
         used.append(bool(calls))
     assert used == [False, False, False, True, True, True]
-    monkeypatch.setattr(coarse_choice, "_waited", {})
-    monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: True)
+    monkeypatch.setattr(coarse_choice, "patience", patience.Patience(assign_coarse))
+    monkeypatch.setattr(patience, "lies_ready", lambda *arguments: True)
     calls.clear()
     NumbaEngine(X, None).assign(X[:40])
     assert calls
@@ -357,14 +358,14 @@ def test_a_kernel_that_another_process_has_compiled_is_found(monkeypatch):
     """Not in each pass, though: looking for it means reading a file."""
     for name in ("FEWEST_CENTERS", "LEAST_WORK"):
         monkeypatch.setattr(coarse_choice, name, 0)
-    monkeypatch.setattr(coarse_choice, "PATIENCE", 100.0)
-    monkeypatch.setattr(coarse_choice, "_waited", {})
+    monkeypatch.setattr(patience, "PATIENCE", 100.0)
+    monkeypatch.setattr(coarse_choice, "patience", patience.Patience(assign_coarse))
     monkeypatch.setattr(coarse_choice, "_is_quicker", Always())
     now = iter(np.arange(0.0, 1000.0, 0.4))  # each pass takes 0.4 seconds
-    monkeypatch.setattr(coarse_choice, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(patience, "perf_counter", lambda: next(now))
     checks = []  # at the third look it is there
     monkeypatch.setattr(
-        coarse_choice, "lies_ready", lambda *arguments: checks.append(1) or len(checks) == 3
+        patience, "lies_ready", lambda *arguments: checks.append(1) or len(checks) == 3
     )
     calls = []
     kernel = dense_pass.assign_coarse
@@ -385,8 +386,8 @@ def test_a_kernel_that_another_process_has_compiled_is_found(monkeypatch):
 def test_the_quicker_look_is_kept(coarse_is_quicker, one_chunk, monkeypatch):
     for name in ("FEWEST_CENTERS", "LEAST_WORK", "LEAST_RUN"):
         monkeypatch.setattr(coarse_choice, name, 0)
-    monkeypatch.setattr(coarse_choice, "lies_ready", lambda *arguments: True)
-    monkeypatch.setattr(coarse_choice, "_waited", {})
+    monkeypatch.setattr(patience, "lies_ready", lambda *arguments: True)
+    monkeypatch.setattr(coarse_choice, "patience", patience.Patience(assign_coarse))
     known = {}
     monkeypatch.setattr(coarse_choice, "_is_quicker", known)
     if not one_chunk:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgkmeans_sk import PGKMeans
-from pgkmeans_sk.engines import dense_pass, pruning
+from pgkmeans_sk.engines import dense_pass, patience, pruning
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels.integer_panels import (
     ROWS_AT_ONCE,
@@ -185,6 +185,7 @@ def n_passes(monkeypatch):
     for name in ("FEWEST_CENTERS", "LEAST_WORK", "FEWEST_GROUPS"):
         monkeypatch.setattr(pruning, name, 0)
     monkeypatch.setattr(pruning, "has_products_of_pairs", lambda: True)
+    monkeypatch.setattr(patience, "PATIENCE", 0)
     counts = {"integers": 0, "floats": 0}
     look = dense_pass.DensePass.look_at_doubts
 

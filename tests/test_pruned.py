@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgkmeans_sk.engines import dense_pass, pruning
+from pgkmeans_sk.engines import dense_pass, looks, patience, pruning
 from pgkmeans_sk.engines.center_order import order_centers
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST, lower_and_compare
 from pgkmeans_sk.kernels.errors import add_error, quick_sq_error, row_product, sq_error
 from pgkmeans_sk.kernels.panels import least_bound, least_of_panel, panel_values, rows_at_once
-from pgkmeans_sk.kernels.vectors import PANEL_WIDTH
+from pgkmeans_sk.kernels.pruned import assign_pruned
+from pgkmeans_sk.kernels.vectors import PANEL_WIDTH, has_products_of_pairs
 from tests import reference
 from tests.problems import PATTERNS, rows
 from tests.reference import LAYOUTS
@@ -194,6 +195,7 @@ def always_pruned(monkeypatch, request):
         monkeypatch.setattr(pruning, name, 0)
     monkeypatch.setattr(pruning, "has_products_of_pairs", lambda: request.param == "integers")
     monkeypatch.setattr(pruning, "MOST_IN_DOUBT", 2.0)
+    monkeypatch.setattr(patience, "PATIENCE", 0)
     now = itertools.count(0, -1)  # each pass is faster than the one before
     monkeypatch.setattr(pruning, "perf_counter", lambda: next(now))
     return request.param
@@ -390,3 +392,30 @@ def test_rows_whose_squares_overflow_have_no_bounds(scale):
         moved = centers + np.float32(0.01 * step)
         engine.assign(moved)
         np.testing.assert_array_equal(engine.labels, reference.labels(X, moved))
+
+
+def test_the_kernel_is_waited_for(monkeypatch):
+    """Until passes without it have taken long enough, unless it lies ready."""
+    for name in ("FEWEST_CENTERS", "LEAST_WORK", "FEWEST_GROUPS", "LONG_ROWS"):
+        monkeypatch.setattr(pruning, name, 0)
+    monkeypatch.setattr(patience, "PATIENCE", 3.0)
+    monkeypatch.setattr(looks, "patience", patience.Patience(assign_pruned))
+    now = iter(np.arange(0.0, 1000.0, 1.2))  # each pass takes 1.2 seconds
+    monkeypatch.setattr(patience, "perf_counter", lambda: next(now))
+    quicker = itertools.count(0, -1)  # each pass is faster than the one before
+    monkeypatch.setattr(pruning, "perf_counter", lambda: next(quicker))
+    monkeypatch.setattr(pruning, "MOST_IN_DOUBT", 2.0)
+    is_there = []
+    monkeypatch.setattr(patience, "lies_ready", lambda *arguments: bool(is_there))
+    X = np.random.default_rng(8).standard_normal((300, 3))
+
+    def passes(n):
+        engine = NumbaEngine(X, None)
+        for number in range(n):
+            engine.assign(X[number : number + 40])
+            yield engine._looks.pruning.has_bounds
+
+    assert list(passes(6)) == [False] * 3 + [True] * 3
+    monkeypatch.setattr(looks, "patience", patience.Patience(assign_pruned))
+    is_there.append(True)
+    assert list(passes(1)) == [has_products_of_pairs()]

@@ -150,7 +150,7 @@ OTHER_WIDTHS = {
 
 LABELS_IN_A_NARROW_WORLD = """
 import numpy as np
-from pgkmeans_sk.engines import coarse_choice, dense_pass, open_engine, pruning
+from pgkmeans_sk.engines import coarse_choice, dense_pass, open_engine, patience, pruning
 from pgkmeans_sk.kernels.vectors import has_products_of_pairs
 from pgkmeans_sk.kernels.vectors import vector_bytes
 from tests import reference
@@ -158,7 +158,7 @@ pruning.FEWEST_CENTERS = pruning.LEAST_WORK = pruning.FEWEST_GROUPS = 0
 pruning.LONG_ROWS, pruning.FIRST_REST, n_pruned = 0, 0, [0, 0]
 pruning.has_products_of_pairs = lambda: True  # made of other instructions, where there are none
 pruning.MOST_IN_DOUBT = 2.0
-coarse_choice.FEWEST_CENTERS = coarse_choice.LEAST_WORK = coarse_choice.PATIENCE = 0
+coarse_choice.FEWEST_CENTERS = coarse_choice.LEAST_WORK = patience.PATIENCE = 0
 look, n_coarse = dense_pass.DensePass.look_coarsely, 0
 
 def counted(*arguments):

@@ -2,25 +2,21 @@
 
 Neither changes a result (``kernels/coarse.py``), so both are found out by the clock, once:
 
-* where the kernel is not there yet, passes go on without it until they have taken about as long as
-  compiling it takes, once for a machine;
+* where the kernel is not there yet, passes go on without it for a while (``patience.py``);
 * which look is the quicker one depends on the processor and on the shape of the rows, so the first
   pass of a kind takes both in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pgkmeans_sk.engines.patience import Patience
 from pgkmeans_sk.engines.small_kernels import kind_of as kind_of_arrays
 from pgkmeans_sk.kernels.coarse import assign_coarse
-from pgkmeans_sk.kernels.compile import lies_ready
 from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense
 from pgkmeans_sk.kernels.vectors import has_products_of_pairs
@@ -34,19 +30,11 @@ LEAST_RUN = 20_000_000
 """Multiplications in one of many runs that share the centres."""
 COMPARED_RUNS = 8
 """Runs, at least, that take both ways in turn where it is not known which is the quicker one."""
-PATIENCE = 5.0
-"""So many seconds of full passes go by before the kernel is compiled: about as long as that takes.
-A kernel that lies on disk is used at once."""
-CHECK_EVERY = 1.0
-"""After so many of these seconds, see whether another process has put it there."""
-
 Kind = tuple[np.dtype[Any], int, int]
 """Passes of one kind are alike in which look is the quicker one."""
 
-_waited: dict[np.dtype[Any], float] = {}
-"""Seconds of full passes, for each dtype of rows; infinity once the kernel is used."""
-_checked: dict[np.dtype[Any], float] = {}
-"""How many of them had gone by when the kernel was last looked for on disk."""
+patience = Patience(assign_coarse)
+"""When the kernel is worth the time to compile it."""
 _is_quicker: dict[Kind, bool] = {}
 """What comparisons said."""
 _addresses: dict[Any, int] = {}
@@ -83,21 +71,6 @@ def first_was_quicker(seconds: FloatArray) -> bool:
     return bool(len(first) and len(other) and np.median(first) < np.median(other))
 
 
-def is_waiting(dtype: np.dtype[Any]) -> bool:
-    """Whether passes are known to go on without the kernel."""
-    waited = _waited.get(dtype, np.inf)
-    return waited < PATIENCE and waited - _checked[dtype] < CHECK_EVERY
-
-
-def is_ready(dtype: np.dtype[Any], arguments: tuple[Any, ...]) -> bool:
-    """Whether the kernel for such arguments is there, or was waited for long enough."""
-    waited = _waited.get(dtype, 0.0)
-    if waited >= PATIENCE or lies_ready(assign_coarse, *arguments):
-        waited = np.inf
-    _checked[dtype] = _waited[dtype] = waited
-    return waited == np.inf
-
-
 def address_of_full_look(
     rows: tuple[Any, FloatArray, int],
     packed: PackedCenters,
@@ -112,12 +85,3 @@ def address_of_full_look(
             assign_dense, *rows, 0, 0, packed, False, labels, *totals, np.empty(0), lower, ALL_ROWS
         )
     return _addresses[kind]
-
-
-@contextmanager
-def waiting(dtype: np.dtype[Any]) -> Iterator[None]:
-    """Within the block is a full pass that integers might have made shorter."""
-    begin = perf_counter()
-    yield
-    if dtype in _waited:
-        _waited[dtype] += perf_counter() - begin

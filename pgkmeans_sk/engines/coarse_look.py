@@ -69,7 +69,7 @@ class CoarseLook:
     def waiting(self, centers: NDArray[np.floating]) -> AbstractContextManager[None]:
         """Within the block is a full pass, after ``look`` has done nothing."""
         is_for = self.is_for(centers)
-        return coarse_choice.waiting(self._dtype) if is_for else nullcontext()
+        return coarse_choice.patience.waiting(self._dtype) if is_for else nullcontext()
 
     def forget(self) -> None:
         """Labels were set by others: what is known of the rows no longer holds."""
@@ -79,7 +79,7 @@ class CoarseLook:
         """The centres in integers, if they are to be used."""
         if not self.is_for(centers) or coarse_choice.quicker(self._kind_of(centers)) is False:
             return None
-        if coarse_choice.is_waiting(self._dtype):
+        if coarse_choice.patience.is_waiting(self._dtype):
             return None
         if self._row_length is None:
             some = dense.every_row(origin_step(self._n_rows))
@@ -88,8 +88,10 @@ class CoarseLook:
         if integers is None:
             return None
         lower = np.empty(0, dtype=self._dtype)
-        arguments = dense.coarse_arguments(0, 0, 0, integers, lower, -1.0)
-        return integers if coarse_choice.is_ready(self._dtype, arguments) else None
+        is_ready = coarse_choice.patience.is_ready(
+            self._dtype, lambda: dense.coarse_arguments(0, 0, 0, integers, lower, -1.0)
+        )
+        return integers if is_ready else None
 
     def _run(
         self,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pgkmeans_sk.engines import coarse_choice
 from pgkmeans_sk.engines.chunks import add_in_order, sums_to_assignment
-from pgkmeans_sk.kernels.bounds import GroupBounds
+from pgkmeans_sk.kernels.bounds import GroupBounds, no_bounds
 from pgkmeans_sk.kernels.coarse import assign_coarse
 from pgkmeans_sk.kernels.integer_panels import integer_panels, no_integers
 from pgkmeans_sk.kernels.integers import IntegerCenters
@@ -218,20 +218,28 @@ class DensePass:
         """
         packed = pack_centers(self._centers, self.origin, order)
         integers = None if row_length is None else integer_panels(packed, row_length)
-        integers = integers or no_integers()
+        looked_up = packed, integers or no_integers(), self._quick_centers, doubts, block_size
         n_exact = np.zeros_like(self._n_changed)
-        quick_centers = np.ascontiguousarray(self._centers).ravel()
 
         def run(c: int, start: int, stop: int) -> tuple[int, ...]:
             found: tuple[int, ...] = assign_pruned(
-                *self._rows, start, stop, packed, integers, quick_centers, doubts, block_size,
-                self._labels, *self._totals(c),
-            )  # fmt: skip
+                *self._rows, start, stop, *looked_up, self._labels, *self._totals(c)
+            )
             n_exact[c] = found[1]
             return found
 
         self._over_chunks(run)
         return int(n_exact.sum())
+
+    @property
+    def _quick_centers(self) -> NDArray[Any]:
+        """The centres in the precision of the data, one after the other."""
+        return np.ascontiguousarray(self._centers).ravel()
+
+    def typical_doubt_arguments(self) -> tuple[Any, ...]:
+        """Arguments like those of the kernel of ``look_at_doubts``, for no rows."""
+        looked_up = self.packed, no_integers(), self._quick_centers, no_bounds(), 1
+        return *self._rows, 0, 0, *looked_up, self._labels, *self._totals(0)
 
     def keep_labels(self) -> None:
         """Look at no centre but each row's own."""

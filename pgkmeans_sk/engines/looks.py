@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pgkmeans_sk.engines.chunks import origin_step
 from pgkmeans_sk.engines.coarse_look import CoarseLook
 from pgkmeans_sk.engines.dense_pass import DensePass
-from pgkmeans_sk.engines.pruning import Pruning, longest_move
+from pgkmeans_sk.engines.pruning import Pruning, longest_move, patience
 from pgkmeans_sk.kernels.bounds import GroupBounds
 from pgkmeans_sk.results import Assignment, FloatArray
 
@@ -72,12 +72,15 @@ class Looks:
             else:
                 look_at_all()
         else:
-            doubts = pruning.bounds_for(centers, self._scale(dense), is_quick)
-            work = look_at_all
+            doubts = None
+            if patience.is_ready(self._dtype, dense.typical_doubt_arguments):
+                doubts = pruning.bounds_for(centers, self._scale(dense), is_quick)
             if doubts is not None:
                 self.coarse.forget()
-                work = partial(self._look_at_doubts, dense, doubts)
-            pruning.timed(centers, doubts is not None, work)
+                pruning.timed(centers, True, partial(self._look_at_doubts, dense, doubts))
+            else:
+                with patience.waiting(self._dtype):
+                    pruning.timed(centers, False, look_at_all)
         self._is_new = False
         return utilities
 

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from sklearn import get_config
 
 from pgkmeans_sk.engines.center_order import order_centers
+from pgkmeans_sk.engines.patience import Patience
 from pgkmeans_sk.kernels.bounds import CHUNK, LARGEST, GroupBounds
+from pgkmeans_sk.kernels.pruned import assign_pruned
 from pgkmeans_sk.kernels.vectors import PANEL_WIDTH, has_products_of_pairs
 from pgkmeans_sk.results import FloatArray
 
@@ -49,6 +51,9 @@ MOST_IN_DOUBT = 0.1
 """The largest share of rows that integers may leave to the exact look."""
 FIRST_REST = 4
 """Passes without bounds after the first one that did not pay."""
+
+patience = Patience(assign_pruned)
+"""When the kernel is worth the time to compile it."""
 
 
 def longest_move(centers: NDArray[np.floating], earlier: FloatArray) -> float:

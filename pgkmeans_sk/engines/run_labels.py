@@ -83,9 +83,10 @@ class RunCenters:
         kind = coarse_choice.kind_of(X.dtype, n_centers, n_features)
         if coarse_choice.quicker(kind) is False:
             return fully(start, stop)
-        integers = None if coarse_choice.is_waiting(X.dtype) else self._in_integers(X)
-        if integers is None or not coarse_choice.is_ready(X.dtype, arguments_of(0, 0)):
-            with coarse_choice.waiting(X.dtype):
+        patience = coarse_choice.patience
+        integers = None if patience.is_waiting(X.dtype) else self._in_integers(X)
+        if integers is None or not patience.is_ready(X.dtype, lambda: arguments_of(0, 0)):
+            with patience.waiting(X.dtype):
                 return fully(start, stop)
         if coarse_choice.quicker(kind):
             return coarsely(start, stop)

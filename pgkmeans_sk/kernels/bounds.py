@@ -43,6 +43,12 @@ class GroupBounds(NamedTuple):
     tiny: float  # squared distances below it may have vanished
 
 
+def no_bounds() -> GroupBounds:
+    """Bounds of no rows."""
+    nothing = np.empty(0, dtype=np.uint16)
+    return GroupBounds(nothing, nothing, np.empty(0, dtype=np.int32), 0, 0, 0.0, 0.0)
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def lower_and_compare(
     typing_context: Any,
