@@ -92,25 +92,37 @@ def test_bounds_that_are_lost_are_found_again(swept, monkeypatch):
 
 
 class Carried:
-    """The passes over rows that are cut in tiles, as workers do them, with another memory each."""
+    """The passes over rows that are cut in tiles, as workers do them; each worker remembers.
 
-    def __init__(self, X, sample_weight, starts):
+    A tile is with one of ``n_workers``, and goes to another one with a chance of ``unrest``.
+    """
+
+    def __init__(self, X, sample_weight, starts, patch, n_workers=1, unrest=0.0, seed=0):
         self._X, self._weights, self._starts = X, sample_weight, starts
         self._origin = np.median(X, axis=0).astype(X.dtype)
-        self.memory = tile_memory.Memory()
+        self._patch, self._rng, self._unrest = patch, np.random.default_rng(seed), unrest
+        self.memories = [tile_memory.Memory() for _ in range(n_workers)]
         self._number, self._before = 0, None
+
+    def _go_to_a_worker(self, number):
+        if self._rng.random() < self._unrest:
+            number = self._rng.integers(len(self.memories))
+        self._patch.setattr(tile_memory, "memory", self.memories[number % len(self.memories)])
 
     def assign(self, centers):
         """Labels, sums, sizes and squared errors, and how many labels have changed."""
         now = tile_memory.Pass("fit", self._number, centers, self._before, self._origin, 1.0)
         shares = shares_of(self._starts, chunks.pass_bounds(len(self._X), centers))
         labels, begun, further, n_changed, last = [], [], [], 0, None
-        for start, stop, share in zip(self._starts, self._starts[1:], shares, strict=False):
+        places = zip(self._starts, self._starts[1:], shares, strict=False)
+        for number, (start, stop, share) in enumerate(places):
             weights = None if self._weights is None else self._weights[start:stop]
             tile = Tile(self._X[start:stop], weights, int(start))
+            self._go_to_a_worker(number)
             own, n_more = tile_memory.label_tile(tile, now, share)
             on = None
             if share.goes_on:
+                self._go_to_a_worker(number)
                 again = Tile(tile.rows, weights, tile.first)
                 tile_memory.recall_labels(again, now)
                 on = add_further(again, now.sum_of_labelled, share, last)
@@ -137,19 +149,16 @@ class Carried:
 def test_passes_over_tiles_are_those_in_memory(
     pattern, n_rows, n_features, lengths, seed, dtype, weighted
 ):
-    """Labels are the definition, sums and changes those of the engine, whatever is forgotten."""
+    """Labels are the definition, sums and changes those of the engine, whoever works on what."""
     X = problems.rows(pattern, n_rows, n_features, seed, dtype)
     ends = np.cumsum([0, *lengths])
     starts = np.append(ends[ends < n_rows], n_rows)
     sample_weight = np.arange(n_rows) % 3 * 0.5 if weighted and n_rows > 1 else None
-    rng = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "CHUNK_WORK", 20_000)
-        carried, engine = Carried(X, sample_weight, starts), NumbaEngine(X, sample_weight)
-        patch.setattr(tile_memory, "memory", carried.memory)
+        carried = Carried(X, sample_weight, starts, patch, n_workers=3, unrest=0.3, seed=seed)
+        engine = NumbaEngine(X, sample_weight)
         for centers in drifting(X[: min(n_rows, 1 + seed % 60)], seed):
-            for first in starts[rng.random(len(starts)) < 0.2]:
-                carried.memory.take("fit", int(first))
             labels, (sums, sizes, sq_errors), n_changed = carried.assign(centers)
             engine._found = None  # also the same centres are looked at again
             expected = engine.assign(centers)
@@ -160,15 +169,13 @@ def test_passes_over_tiles_are_those_in_memory(
 
 
 @pytest.mark.usefixtures("always_coarse")
-def test_memory_holds_no_rows():
+def test_memory_holds_no_rows(monkeypatch):
     """Rows that are read anew in each pass would be in memory all together."""
     X = problems.blobs(500, 4, 9, seed=1)
-    carried = Carried(X, None, np.array([0, 500]))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tile_memory, "memory", carried.memory)
-        for centers in drifting(X[:20], seed=0):
-            carried.assign(centers)
-    known = carried.memory.take("fit", 0)
+    carried = Carried(X, None, np.array([0, 500]), monkeypatch)
+    for centers in drifting(X[:20], seed=0):
+        carried.assign(centers)
+    known = carried.memories[0].take("fit", 0)
     assert known.looks.coarse._before is not None
     for owner in (known, known.looks, known.looks.coarse, known.looks.pruning):
         for value in vars(owner).values():
