@@ -23,8 +23,8 @@ from pgkmeans_sk.engines.moments import mean_variance
 from pgkmeans_sk.engines.numba_limits import RowsWithin
 from pgkmeans_sk.engines.numba_lloyd import iterate_small_table
 from pgkmeans_sk.engines.numba_nodes import NodeRows
-from pgkmeans_sk.engines.numba_start import is_small, start_of_small_table
-from pgkmeans_sk.engines.small_kernels import has_one_chunk
+from pgkmeans_sk.engines.numba_start import bounds_for_start, start_of_small_table
+from pgkmeans_sk.engines.small_kernels import bounds_if_small
 from pgkmeans_sk.engines.sparse_rows import SparseRows
 from pgkmeans_sk.kernels import distances
 from pgkmeans_sk.kernels.directions import to_directions
@@ -277,19 +277,21 @@ class NumbaEngine:
     def small_start(
         self, n_clusters: int, plan: SmallStart, leaves: NDArray[np.floating] | None = None
     ) -> Started | None:
-        if self._is_sparse or not is_small(self.n_rows, self.n_features, n_clusters):
+        bounds = bounds_for_start(self.n_rows, self.n_features, n_clusters)
+        if self._is_sparse or bounds is None:
             return None
         self._gather_rows()
         rows = self._points, self._weights, self._weight_step
-        about = self._present(), self.n_rows, self._origin
+        about = self._present(), bounds, self._origin
         return start_of_small_table(rows, *about, n_clusters, plan, leaves)
 
     def small_lloyd(self, state: State, plan: SmallLloyd) -> tuple[State, int, bool] | None:
-        if self._is_sparse or not has_one_chunk(self.n_rows, *state.centers.shape[::-1]):
+        bounds = bounds_if_small(self.n_rows, *state.centers.shape[::-1])
+        if self._is_sparse or bounds is None:
             return None
         self._gather_rows()
         rows = self._points, self._weights, self._weight_step
-        found = iterate_small_table(rows, self._labels, self._origin, state, plan)
+        found = iterate_small_table(rows, self._labels, self._origin, state, bounds, plan)
         if found is None:
             return None
         self._labels[:] = found.labels
