@@ -48,8 +48,8 @@ from pgkmeans_sk.threads import effective_n_threads, run_tasks
 COPIED_BYTES = 3 * 2**24
 """Rows of up to 48 MiB whose columns lie side by side are copied for a fit: a pass over the copy
 saves what copying a number takes."""
-CLOSEST_CHUNK = 4096
-"""Rows in a chunk when the row closest to each centre is sought."""
+CLOSEST_CHUNK = 2**14
+"""Rows in a chunk when the row closest to each centre is sought: 0.2 ms and more."""
 
 
 def open_numba_engine(
@@ -220,7 +220,9 @@ class NumbaEngine:
     def mean_variance(self) -> float:
         bounds = self._chunk_bounds(self.n_rows * self.n_features)
         rows = self._points, self._weights, self._weight_step
-        return mean_variance(*rows, self._is_sparse, self._origin, bounds, self._n_threads)
+        return mean_variance(
+            self._X, *rows, self._is_sparse, self._origin, bounds, self._n_threads
+        )
 
     # ---------------------------------------------------------------- size limits
 

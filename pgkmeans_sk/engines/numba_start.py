@@ -110,8 +110,8 @@ def _addresses(
         _known[known] = Addresses(
             address_of_assign(rows, frame),
             address_of(
-                split.cut_nodes, *rows, present, empty, ranges, sums, empty, 0, 0, 0, 0, 0, sums,
-                sums, places, quads, triples, quads,
+                split.cut_nodes, *rows, present, empty, ranges, sums, empty, 0, 0, 0, 0, 0, 0,
+                sums, sums, places, quads, triples, quads,
             ),
             address_of(split.select_by_weight, *rows[1:], present, empty, 0, 0, 0.0)
             if by_population
