@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,9 @@ from pgkmeans_sk.engines.center_order import are_same
 from pgkmeans_sk.engines.closest import closest_numbers, own_sq_errors
 from pgkmeans_sk.engines.dense_pass import DensePass
 from pgkmeans_sk.engines.draws import draw_by_weight, draw_numbers
-from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.looks import Looks
 from pgkmeans_sk.engines.merging import merge_close_rows, row_dtype
 from pgkmeans_sk.engines.moments import mean_variance
-from pgkmeans_sk.engines.numba_limits import RowsWithin
 from pgkmeans_sk.engines.numba_lloyd import iterate_small_table
 from pgkmeans_sk.engines.numba_nodes import NodeRows
 from pgkmeans_sk.engines.numba_start import bounds_for_start, start_of_small_table
@@ -44,6 +42,9 @@ from pgkmeans_sk.results import (
     State,
 )  # fmt: skip
 from pgkmeans_sk.threads import effective_n_threads, run_tasks
+
+if TYPE_CHECKING:
+    from pgkmeans_sk.engines.numba_limits import RowsWithin
 
 COPIED_BYTES = 3 * 2**24
 """Rows of up to 48 MiB whose columns lie side by side are copied for a fit: a pass over the copy
@@ -220,14 +221,14 @@ class NumbaEngine:
     def mean_variance(self) -> float:
         bounds = self._chunk_bounds(self.n_rows * self.n_features)
         rows = self._points, self._weights, self._weight_step
-        return mean_variance(
-            self._X, *rows, self._is_sparse, self._origin, bounds, self._n_threads
-        )
+        return mean_variance(self._X, *rows, self._is_sparse, self._origin, bounds, self._n_threads)
 
     # ---------------------------------------------------------------- size limits
 
     @cached_property
     def _rows_within(self) -> RowsWithin:
+        from pgkmeans_sk.engines.numba_limits import RowsWithin  # with kernels of its own
+
         return RowsWithin(self._points, self.n_rows, self._sample_weight, self._n_threads)
 
     def assign_within(
@@ -351,6 +352,8 @@ class NumbaEngine:
     def line_optimum(self, n_clusters: int) -> FloatArray | None:
         if self.n_features != 1:
             return None
+        from pgkmeans_sk.engines.line_optimum import optimal_centers  # with kernels of its own
+
         column = self._X.toarray() if self._is_sparse else self._X
         centers = optimal_centers(np.ravel(column), self._sample_weight, n_clusters)
         return None if centers is None else centers[:, np.newaxis]
