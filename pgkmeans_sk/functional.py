@@ -7,7 +7,6 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from pgkmeans_sk.arrays import home_of
-from pgkmeans_sk.batch import fit_problems
 from pgkmeans_sk.kmeans import PGKMeans
 
 
@@ -184,6 +183,8 @@ def pg_kmeans_batch(
     >>> centroids.shape, labels.shape, inertias.shape
     ((4, 16, 2), (4, 500), (4,))
     """
+    from pgkmeans_sk.batch import fit_problems  # a single problem need not wait for it
+
     estimator = PGKMeans(
         n_clusters,
         init=init,

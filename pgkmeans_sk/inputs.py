@@ -13,7 +13,6 @@ from pgkmeans_sk import validation
 from pgkmeans_sk.array_kinds import is_dask
 from pgkmeans_sk.arrays import check_rows, check_same_kind, check_weights
 from pgkmeans_sk.engines import block_rows, is_in_blocks, lazy_rows, open_engine
-from pgkmeans_sk.engines.block_engine import BlockEngine, fits_memory
 from pgkmeans_sk.engines.block_rows import BlockRows
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.kernels.directions import to_directions
@@ -92,7 +91,11 @@ def check_tree_of_blocks(estimator: Any, X: Any) -> None:
     """Raise if a plain partition tree is to be grown over more rows than can be gathered."""
     init = estimator.init
     is_plain = isinstance(init, str) and init.startswith("partition-")
-    if isinstance(X, BlockRows) and is_plain and not fits_memory(*X.shape, estimator.n_clusters):
+    if not isinstance(X, BlockRows) or not is_plain:
+        return
+    from pgkmeans_sk.engines.block_engine import fits_memory  # loaded by then; arrays need not wait
+
+    if not fits_memory(*X.shape, estimator.n_clusters):
         raise ValueError(
             f"Got init={init!r} with rows in blocks of shape {X.shape}, but expected "
             "init='partition': a plain tree needs all rows in memory."
@@ -117,11 +120,11 @@ def open_input(estimator: Any, X: Any, weights: Any) -> Engine:
 @contextlib.contextmanager
 def opened_input(estimator: Any, X: Any, weights: Any) -> Iterator[Engine]:
     """The same for several passes, after which workers may forget what they have kept."""
-    engine = open_input(estimator, X, weights)
+    engine: Any = open_input(estimator, X, weights)
     try:
         yield engine
     finally:
-        if isinstance(engine, BlockEngine):
+        if isinstance(X, BlockRows):
             engine.release()
 
 

@@ -101,6 +101,15 @@ def test_names_are_loaded_when_they_are_asked_for():
     assert "pgkmeans_sk.product_quantizer" in loaded_by("from pgkmeans_sk import ProductQuantizer")
 
 
+def test_arrays_need_not_wait_for_what_others_are_fitted_with():
+    rest = {f"engines.{name}" for name in ("block_engine", "tiles", "line_optimum", "numba_limits")}
+    rest = {f"pgkmeans_sk.{name}" for name in (*rest, "batch")}
+    code = "import numpy as np; from pgkmeans_sk import PGKMeans, pg_kmeans_batch\n"
+    fit = "PGKMeans(2).fit(np.random.default_rng(0).random((50, 2)))\n"
+    assert loaded_by(code + fit) & rest == set()
+    assert loaded_by(code + "pg_kmeans_batch(np.ones((1, 3, 2)) * [[1], [2], [4]], 2)") & rest
+
+
 def test_all_public_names_are_there():
     assert set(pgkmeans_sk.__all__) == set(dir(pgkmeans_sk))
     for name in pgkmeans_sk.__all__:

@@ -13,7 +13,7 @@ from pgkmeans_sk import InertiaMonitor, PGKMeans
 from pgkmeans_sk.engines import numba_lloyd, small_kernels
 from pgkmeans_sk.engines.chunks import medians
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
-from pgkmeans_sk.engines.small_kernels import has_one_chunk
+from pgkmeans_sk.engines.small_kernels import MOST_CHUNKS, bounds_if_small
 from pgkmeans_sk.pipeline.empty_clusters import settle
 from pgkmeans_sk.pipeline.lloyd import _Momentum, _small_plan, lloyd
 from pgkmeans_sk.pipeline.settings import Journal, Settings
@@ -85,6 +85,20 @@ def test_digits_have_the_bits_of_the_pipeline(accelerate, dtype, order, n_cluste
 def test_as_many_clusters_as_there_may_be(accelerate, n_clusters):
     X = np.random.default_rng(0).standard_normal((600, 5))
     assert_same_bits(X, X[:n_clusters], accelerate=accelerate)
+
+
+@both_ways
+@dtypes
+@pytest.mark.parametrize("weighting", ["none", "some zero"])
+@pytest.mark.parametrize(("n_rows", "n_chunks"), [(1000, 2), (1700, 4), (2700, MOST_CHUNKS)])
+def test_chunks_are_added_up_as_in_the_pipeline(accelerate, dtype, weighting, n_rows, n_chunks):
+    # Rows far from zero: in another order, sums have other last bits.
+    X = (3.0 + np.random.default_rng(n_rows).random((n_rows, 60))).astype(dtype)
+    assert len(bounds_if_small(n_rows, 60, 80)) == n_chunks + 1
+    weights = None if weighting == "none" else reference.sample_weights(n_rows)[weighting]
+    assert_same_bits(X, X[-80:], weights, accelerate=accelerate, tol=0.0, goes=None)
+    centers = X[:80] * 0.2 + X.mean(axis=0) * 0.8  # all of them keep rows
+    assert_same_bits(X, centers, accelerate=accelerate, max_iter=9)
 
 
 @both_ways
@@ -252,11 +266,11 @@ def test_fewer_distinct_rows_than_clusters_are_left_to_the_pipeline():
     assert_same_bits(X, column(0, 1, 5, 9), goes=False)
 
 
-def test_several_chunks_are_left_to_the_pipeline():
-    assert has_one_chunk(150, 4, 3)
-    assert not has_one_chunk(150, 4, 129)
-    assert not has_one_chunk(10**6, 4, 3)
-    engine = NumbaEngine(np.random.default_rng(0).random((40_000, 4)), None)
+def test_many_chunks_are_left_to_the_pipeline():
+    assert bounds_if_small(150, 4, 3).tolist() == [0, 150]
+    assert bounds_if_small(150, 4, 129) is None
+    assert bounds_if_small(10**6, 4, 3) is None
+    engine = NumbaEngine(np.random.default_rng(0).random((60_000, 4)), None)
     state = settle(engine, engine.user_data[:5], Settings(5), Journal())
     assert engine.small_lloyd(state, _small_plan(Settings(5), 1e-4)) is None
 

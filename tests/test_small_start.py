@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits, load_iris, make_blobs
 from pgkmeans_sk import PGKMeans
 from pgkmeans_sk.engines import small_kernels
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
-from pgkmeans_sk.engines.numba_start import is_small
+from pgkmeans_sk.engines.numba_start import bounds_for_start
 from pgkmeans_sk.kernels import small_slots as module
 from pgkmeans_sk.kernels.compile import kernel, lies_ready
 from pgkmeans_sk.kernels.linked import (
@@ -70,6 +70,16 @@ def long_way(monkeypatch):
 def test_digits_have_the_bits_of_the_pipeline(long_way, dtype, order, n_clusters):
     X = np.array(load_digits().data[:700], dtype=dtype, order=order)
     assert fitted(X, n_clusters) == long_way(X, n_clusters)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n_rows", "n_chunks"), [(1000, 2), (1700, 4), (2700, 6)])
+def test_chunks_are_added_up_as_in_the_pipeline(long_way, dtype, n_rows, n_chunks):
+    X = (3.0 + np.random.default_rng(n_rows).random((n_rows, 60))).astype(dtype)
+    assert len(bounds_for_start(n_rows, 60, 80)) == n_chunks + 1
+    weights = np.random.default_rng(1).integers(0, 4, n_rows).astype(np.float64)
+    assert fitted(X, 80) == long_way(X, 80)
+    assert fitted(X, 80, weights) == long_way(X, 80, weights)
 
 
 @pytest.mark.parametrize("n_clusters", [3, 10, 40])
@@ -192,7 +202,7 @@ def test_labels_are_left_as_they_are():
     [((150, 4), 3, True), ((150, 4), 1, False), ((500, 2), 129, False), ((10**6, 64), 8, False)],
 )
 def test_which_tables_are_small(shape, n_clusters, small):
-    assert is_small(*shape, n_clusters) == small
+    assert (bounds_for_start(*shape, n_clusters) is not None) == small
 
 
 def test_directions_are_left_to_the_pipeline(monkeypatch):

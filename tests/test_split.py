@@ -46,9 +46,10 @@ def children(X, sample_weight, rule, fraction, n_two_means=0, rows=None):
     moments = np.full((1, 2), np.nan), np.full((1, 2, X.shape[1]), np.nan), np.full((1, 2), np.nan)
     before = order.copy()
     select = address_of(split.select_by_weight, weights, step, order, keys, 0, 0, 0.0)
+    moments_at = address_of(split.node_moments, points, weights, step, order, 0, 0, mean[0])
     split.cut_nodes(
         points, weights, step, order, keys, np.array([[1, high]]), mean,
-        np.array([float(fraction)]), select, RULES[rule], n_two_means, 0, 1,
+        np.array([float(fraction)]), moments_at, select, RULES[rule], n_two_means, 0, 1,
         np.full((2, X.shape[1]), np.nan), bins(), middles, *moments,
     )  # fmt: skip
     assert order[0] == order[-1] == -1

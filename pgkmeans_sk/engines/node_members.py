@@ -9,7 +9,10 @@ memory, on disk or on other machines; those have to send no more than that.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from pgkmeans_sk.results import FloatArray, IntArray
 
@@ -46,3 +49,21 @@ def taken_ranges(counts: IntArray, taken: IntArray) -> tuple[IntArray, FloatArra
     ends = np.append(0, np.cumsum(taken))
     stand_for = np.divide(counts, taken, out=np.ones(len(taken)), where=taken > 0)
     return np.column_stack([ends[:-1], ends[1:]]), stand_for
+
+
+def listed_members(
+    labels: NDArray[np.int32],
+    position: IntArray,
+    weights: FloatArray,
+    weight_step: int,
+    n_nodes: int,
+    dtype: Any,
+) -> tuple[NDArray[Any], IntArray]:
+    """What ``kernels.split.list_members`` lists, node by node, and how many rows each node has."""
+    nodes = position[labels]
+    is_member = nodes >= 0
+    if weight_step:
+        is_member &= weights > 0.0
+    rows = np.flatnonzero(is_member).astype(dtype)
+    nodes = nodes[rows]
+    return rows[np.argsort(nodes, kind="stable")], np.bincount(nodes, minlength=n_nodes)

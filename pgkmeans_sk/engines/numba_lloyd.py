@@ -11,7 +11,7 @@ from pgkmeans_sk.engines.small_kernels import Rows, address_of_assign, arguments
 from pgkmeans_sk.kernels.nearest import room_for_centers
 from pgkmeans_sk.kernels.small_lloyd import lloyd_small
 from pgkmeans_sk.kernels.small_slots import Slots, new_slots
-from pgkmeans_sk.results import Assignment, SmallLloyd, State
+from pgkmeans_sk.results import Assignment, IntArray, SmallLloyd, State
 
 
 class Iterated(NamedTuple):
@@ -28,6 +28,7 @@ def iterate_small_table(
     labels: NDArray[np.int32],
     origin: NDArray[Any],
     state: State,
+    bounds: IntArray,
     plan: SmallLloyd,
 ) -> Iterated | None:
     """Iterate from ``state``, or None where only the pipeline gets on.
@@ -41,12 +42,14 @@ def iterate_small_table(
     origin : ndarray of shape (d,)
         A point near the rows, of their dtype.
     state : State
-        Where to begin; ``has_one_chunk`` says how large it may be.
+        Where to begin.
+    bounds : ndarray of shape (n_chunks + 1,), int64
+        Those of ``bounds_if_small``, which says how large all this may be.
     plan : SmallLloyd
         What the pipeline would do.
     """
     n_clusters, n_features = state.centers.shape
-    slots = new_slots(2, n_clusters, n_features, len(labels), with_utilities=False)
+    slots = new_slots(2, n_clusters, n_features, bounds, with_utilities=False)
 
     def make_arguments() -> tuple[Any, ...]:
         frame = room_for_centers(n_clusters, origin)

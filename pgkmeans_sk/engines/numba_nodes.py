@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pgkmeans_sk.engines.merging import row_dtype
-from pgkmeans_sk.engines.node_members import members_taken, positions_taken, taken_ranges
+from pgkmeans_sk.engines.node_members import (
+    listed_members,
+    members_taken,
+    positions_taken,
+    taken_ranges,
+)
+from pgkmeans_sk.engines.small_kernels import arguments_for, kind_of
 from pgkmeans_sk.kernels import split
 from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.points import Points
@@ -19,6 +25,9 @@ NODE_GROUPS = 64
 """Nodes are cut in at most so many groups, which may run side by side."""
 GROUP_NUMBERS = 8_000
 """Numbers in the rows of a group, about: a quarter of a millisecond of work."""
+
+FEW_ROWS = 2**15
+"""A table of no more waits for no kernel that lists the members of clusters: NumPy does as well."""
 
 _RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
 
@@ -36,6 +45,7 @@ class NodeRows:
         self._n_features, self._n_threads = n_features, n_threads
         self._order: NDArray[Any] = np.empty(0, dtype=np.int32)
         self._keys: FloatArray = np.empty(0)
+        self._addresses: dict[np.dtype[Any], int] = {}  # of node_moments
 
     def open(
         self, rows: NDArray[Any], ranges: IntArray, stand_for: FloatArray | None = None
@@ -44,6 +54,11 @@ class NodeRows:
 
         ``stand_for`` (m,) tells how many rows of a node each of these stands for; by default, 1.
         """
+        if rows.dtype not in self._addresses:
+            self._addresses[rows.dtype] = address_of(
+                split.node_moments, *self._rows, rows, 0, 0, np.empty(self._n_features)
+            )
+        self._moments = self._addresses[rows.dtype]
         self._order, self._keys = rows, np.empty(len(rows))
         self._starts, self._stand_for = ranges[:, 0], stand_for
         n_nodes = len(ranges)
@@ -75,16 +90,8 @@ class NodeRows:
 
         Or, of large ones, some of these rows (``node_members.py``).
         """
-        position = np.full(1 + max(int(labels.max()), int(np.max(clusters))), -1, dtype=np.int64)
-        position[clusters] = np.arange(len(clusters))
-        ends = np.zeros(len(clusters) + 1, dtype=np.int64)
-        members = labels, position, *self._rows[1:]
-        dtype = row_dtype(len(labels))
-        split.list_members(*members, ends[1:], np.empty(0, dtype))
-        np.cumsum(ends, out=ends)
-        rows = np.empty(ends[-1], dtype)
-        split.list_members(*members, ends[:-1].copy(), rows)
-        counts = np.diff(ends)
+        rows, counts = self._members_of(labels, clusters)
+        ends = np.append(0, np.cumsum(counts))
         taken = members_taken(counts, self._n_features)
         if taken is counts:
             return self.open(rows, _between(ends[:-1], ends[1:]))
@@ -93,6 +100,26 @@ class NodeRows:
             for low, *pair in zip(ends[:-1], counts.tolist(), taken.tolist(), strict=True)
         ]
         return self.open(rows[np.concatenate(positions)], *taken_ranges(counts, taken))
+
+    def _members_of(
+        self, labels: NDArray[np.int32], clusters: IntArray
+    ) -> tuple[NDArray[Any], IntArray]:
+        """The rows of positive weight of each of ``clusters``, side by side; how many each has."""
+        position = np.full(1 + max(int(labels.max()), int(np.max(clusters))), -1, dtype=np.int64)
+        position[clusters] = np.arange(len(clusters))
+        counts = np.zeros(len(clusters), dtype=np.int64)
+        members = labels, position, *self._rows[1:]
+        none: NDArray[Any] = np.empty(0, row_dtype(len(labels)))
+        if len(labels) <= FEW_ROWS:
+            kind = kind_of(self._rows[1], none)
+            if arguments_for(split.list_members, kind, lambda: (*members, counts, none)) is None:
+                _, weights, weight_step = self._rows
+                n_nodes, dtype = len(clusters), none.dtype
+                return listed_members(labels, position, weights, weight_step, n_nodes, dtype)
+        split.list_members(*members, counts, none)
+        rows = np.empty(counts.sum(), none.dtype)
+        split.list_members(*members, np.cumsum(counts) - counts, rows)
+        return rows, counts
 
     def cut(self, nodes: Nodes, fractions: FloatArray, rule: str, n_two_means: int) -> Cut:
         """Cut each of the open ``nodes`` in two (see ``Engine.cut``)."""
@@ -110,8 +137,8 @@ class NodeRows:
         def cut_group(g: int) -> None:
             split.cut_nodes(
                 *self._rows, self._order, self._keys,
-                nodes.handles, nodes.means, fractions, select, _RULES[rule], n_two_means,
-                groups[g], groups[g + 1],
+                nodes.handles, nodes.means, fractions, self._moments, select,
+                _RULES[rule], n_two_means, groups[g], groups[g + 1],
                 np.empty((2, n_features)), np.empty((3, split.BINS)),
                 middles, weights, means, scatters,
             )  # fmt: skip

@@ -12,7 +12,7 @@ from pgkmeans_sk.engines.small_kernels import (
     Rows,
     address_of_assign,
     arguments_for,
-    has_one_chunk,
+    bounds_if_small,
     kind_of,
 )
 from pgkmeans_sk.kernels import split
@@ -25,19 +25,17 @@ from pgkmeans_sk.results import IntArray, SmallStart, Started
 _RULES = {"ball": split.BALL, "principal": split.PRINCIPAL}
 
 
-def is_small(n_rows: int, n_features: int, n_clusters: int) -> bool:
-    """Whether the kernel does what the pipeline would do, with one chunk of rows."""
-    return (
-        n_clusters >= 2
-        and n_rows * n_features <= NODE_NUMBERS
-        and has_one_chunk(n_rows, n_features, n_clusters)
-    )
+def bounds_for_start(n_rows: int, n_features: int, n_clusters: int) -> IntArray | None:
+    """Bounds of the chunks of a pass; None if only the pipeline does what is to be done."""
+    if n_clusters < 2 or n_rows * n_features > NODE_NUMBERS:
+        return None
+    return bounds_if_small(n_rows, n_features, n_clusters)
 
 
 def start_of_small_table(
     rows: Rows,
     present: IntArray,
-    n_rows: int,
+    bounds: IntArray,
     origin: NDArray[Any],
     n_clusters: int,
     plan: SmallStart,
@@ -51,10 +49,12 @@ def start_of_small_table(
         Points, weights and weight step, as kernels take them.
     present : ndarray of shape (m,), int
         The rows of positive weight, in order.
-    n_rows, n_clusters : int
-        How many there are; ``is_small`` says how many there may be.
+    bounds : ndarray of shape (n_chunks + 1,), int64
+        Those of ``bounds_for_start``, which says how large all this may be.
     origin : ndarray of shape (d,)
         A point near the rows, of their dtype.
+    n_clusters : int
+        At least 2.
     plan : SmallStart
         What the pipeline would do.
     leaves : ndarray of shape (K, d), or None
@@ -70,7 +70,7 @@ def start_of_small_table(
         frame = room_for_centers(n_clusters, origin)
         addresses = _addresses(kind, rows, frame, present, plan.share == "population")
         return (
-            *rows, new_slots(3, n_clusters, n_features, n_rows, with_utilities=True),
+            *rows, new_slots(3, n_clusters, n_features, bounds, with_utilities=True),
             new_nodes(n_clusters, n_features, present), np.empty((2, n_clusters)),
             np.empty((6, n_clusters), dtype=np.int64), mean, leaves is not None, _RULES[plan.cut],
             plan.share == "error", frame, np.empty(0, dtype=origin.dtype),
@@ -110,8 +110,8 @@ def _addresses(
         _known[known] = Addresses(
             address_of_assign(rows, frame),
             address_of(
-                split.cut_nodes, *rows, present, empty, ranges, sums, empty, 0, 0, 0, 0, 0, sums,
-                sums, places, quads, triples, quads,
+                split.cut_nodes, *rows, present, empty, ranges, sums, empty, 0, 0, 0, 0, 0, 0,
+                sums, sums, places, quads, triples, quads,
             ),
             address_of(split.select_by_weight, *rows[1:], present, empty, 0, 0, 0.0)
             if by_population

@@ -3,6 +3,9 @@
 Such a kernel does in one go what the pipeline does with many calls, and saves a millisecond of a
 fit or two. To compile it takes some seconds, once on a machine. So a first fit never does: a kernel
 that lies ready on disk is used at once, any other after a process has wanted it many times.
+
+The same holds for short steps that NumPy does nearly as fast on small tables (``moments.py``,
+``node_members.py``).
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ from pgkmeans_sk.kernels.compile import lies_ready
 from pgkmeans_sk.kernels.linked import address_of
 from pgkmeans_sk.kernels.nearest import ALL_ROWS, PackedCenters, assign_dense
 from pgkmeans_sk.kernels.small_slots import MAX_CLUSTERS
-from pgkmeans_sk.results import FloatArray
+from pgkmeans_sk.results import FloatArray, IntArray
+
+MOST_CHUNKS = 6
+"""Of rows: a pass over so many takes as long as two threads and the pipeline take for it together.
+"""
 
 PATIENCE = 50
-"""So many calls of a process are left to the pipeline before a kernel is compiled."""
+"""So many calls of a process are left to others before a kernel is compiled."""
 
 OWN_DATA = 4
 """The one flag of an array that makes no difference: whether its memory is its own."""
@@ -33,12 +40,16 @@ _n_waited: dict[Any, int] = {}
 """How often each kernel was wanted for each kind of rows; ``PATIENCE`` where it is there."""
 
 
-def has_one_chunk(n_rows: int, n_features: int, n_clusters: int) -> bool:
-    """Whether a kernel may do what the pipeline would do: for few centres, without threads."""
+def bounds_if_small(n_rows: int, n_features: int, n_clusters: int) -> IntArray | None:
+    """Bounds of the chunks of a pass; None if a kernel had better not do what the pipeline does.
+
+    That is where there are many centres, or threads have much to do.
+    """
     if not 1 <= n_clusters <= MAX_CLUSTERS:
-        return False
+        return None
     centers = np.broadcast_to(np.float32(0.0), (n_clusters, n_features))
-    return len(pass_bounds(n_rows, centers)) == 2
+    bounds = pass_bounds(n_rows, centers)
+    return bounds if len(bounds) - 1 <= MOST_CHUNKS else None
 
 
 def arguments_for(kernel: Any, kind: Any, make: Callable[[], tuple[Any, ...]]) -> Any:

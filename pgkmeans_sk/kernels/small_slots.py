@@ -16,6 +16,7 @@ from pgkmeans_sk.kernels.compile import part
 from pgkmeans_sk.kernels.linked import call_for_two_ints
 from pgkmeans_sk.kernels.nearest import PackedCenters, fill_panels
 from pgkmeans_sk.kernels.split import BINS
+from pgkmeans_sk.kernels.steps import clear
 
 MAX_CLUSTERS = 128
 """Lists of clusters are sorted by insertion, and the inertia is summed in one go."""
@@ -34,6 +35,16 @@ class Addresses(NamedTuple):
     moments: int  # split.node_moments
 
 
+class Chunks(NamedTuple):
+    """Rows are added up chunk by chunk, as in the pipeline; here is room for the sums of one."""
+
+    bounds: np.ndarray  # (n_chunks + 1,) int64, where they begin and end
+    means: np.ndarray  # as in Slots, of one slot
+    sizes: np.ndarray
+    sq_errors: np.ndarray
+    utilities: np.ndarray
+
+
 class Slots(NamedTuple):
     """Sets of centres, s of them, and what a pass over the rows has told of each."""
 
@@ -46,6 +57,7 @@ class Slots(NamedTuple):
     labels: np.ndarray  # (s, n) int32
     inertias: np.ndarray  # (s,) float64
     changed: np.ndarray  # (s,) int64, labels that differ from those of the pass before
+    chunk: Chunks
 
 
 class Nodes(NamedTuple):
@@ -65,11 +77,20 @@ class Nodes(NamedTuple):
 
 
 def new_slots(
-    n_slots: int, n_clusters: int, n_features: int, n_rows: int, *, with_utilities: bool
+    n_slots: int, n_clusters: int, n_features: int, bounds: np.ndarray, *, with_utilities: bool
 ) -> Slots:
-    """Slots without content."""
+    """Slots without content, for rows in chunks with these ``bounds``."""
+    n_rows = bounds[-1]
     centers, means = np.empty((2, n_slots, n_clusters, n_features))
     sizes, errors = np.empty((2, n_slots, n_clusters))
+    n_summed = n_clusters if len(bounds) > 2 else 0  # the first chunk is added up in the slot
+    chunk = Chunks(
+        bounds,
+        np.empty((n_summed, n_features)),
+        np.empty(n_summed),
+        np.empty((n_summed, 4)),
+        np.empty(n_summed if with_utilities else 0),
+    )
     return Slots(
         centers,
         means,
@@ -80,6 +101,7 @@ def new_slots(
         np.empty((n_slots, n_rows), dtype=np.int32),
         np.empty(n_slots),
         np.empty(n_slots, dtype=np.int64),
+        chunk,
     )
 
 
@@ -115,6 +137,28 @@ def copy_numbers(
         ]
         n_bytes = builder.mul(arrays[0].nitems, arrays[0].itemsize)
         cgutils.raw_memcpy(builder, arrays[1].data, arrays[0].data, n_bytes, 1)
+        return context.get_dummy_value()
+
+    return types.void(source, target), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_numbers(
+    typing_context: Any,
+    source: Any,  # IN contiguous array of float64
+    target: Any,  # INOUT of the same shape and type
+) -> Any:
+    """``target += source``."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        arrays = [
+            context.make_array(kind)(context, builder, argument)
+            for kind, argument in zip(signature.args, arguments, strict=True)
+        ]
+        with cgutils.for_range(builder, arrays[0].nitems) as number:
+            places = [builder.gep(array.data, [number.index]) for array in arrays]
+            total = builder.fadd(builder.load(places[1]), builder.load(places[0]))
+            builder.store(total, places[1])
         return context.get_dummy_value()
 
     return types.void(source, target), generate
@@ -202,14 +246,8 @@ def assign_slot(
     sq_errors, errors, utilities = slots.sq_errors[slot], slots.errors[slot], slots.utilities[slot]
     n_clusters, n_features = centers.shape
     real = frame.panels.dtype.type
-    for j in range(utilities.size):
-        utilities[j] = 0.0
     for j in range(n_clusters):
-        sizes[j] = 0.0
-        for lane in range(4):
-            sq_errors[j, lane] = 0.0
         for t in range(n_features):
-            means[j, t] = 0.0
             centers[j, t] = real(centers[j, t])
     for place in range(frame.starts.size):
         frame.starts[place] = padding
@@ -218,13 +256,26 @@ def assign_slot(
         centers, frame.origin, frame.panels, frame.starts, frame.order,
         frame.kappa if norm < frame.largest else np.inf, frame.smallest, frame.largest,
     )  # fmt: skip
-    labels = slots.labels[slot]
-    changed, _ = call_for_two_ints(
-        assign,
-        (points, weights, weight_step, np.int64(0), np.int64(labels.size), packed, True, labels,
-         means, sizes, sq_errors, utilities, no_bounds, slots.changed[:0]),
-    )  # fmt: skip
-    slots.changed[slot] = changed
+    chunk, labels, changed = slots.chunk, slots.labels[slot], slots.changed
+    changed[slot] = 0
+    for c in range(chunk.bounds.size - 1):
+        added, counted = (means, sizes) if c == 0 else (chunk.means, chunk.sizes)
+        wrong, useful = (sq_errors, utilities) if c == 0 else (chunk.sq_errors, chunk.utilities)
+        clear(added)
+        clear(counted)
+        clear(wrong)
+        clear(useful)
+        n_changed, _ = call_for_two_ints(
+            assign,
+            (points, weights, weight_step, chunk.bounds[c], chunk.bounds[c + 1], packed, True,
+             labels, added, counted, wrong, useful, no_bounds, changed[:0]),
+        )  # fmt: skip
+        changed[slot] += n_changed
+        if c > 0:
+            add_numbers(added, means)
+            add_numbers(counted, sizes)
+            add_numbers(wrong, sq_errors)
+            add_numbers(useful, utilities)
     all_own = True
     for j in range(n_clusters):
         if not sizes[j] > 0.0:

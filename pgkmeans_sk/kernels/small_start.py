@@ -62,7 +62,7 @@ def grow_tree(
         call_for_nothing(
             addresses.cut,
             (points, weights, weight_step, nodes.order, nodes.keys, ranges, means, fractions,
-             addresses.select, rule,
+             addresses.moments, addresses.select, rule,
              np.int64(0), np.int64(0), np.int64(n_open), nodes.work, nodes.bins, middles,
              nodes.child_weights, child_means, scatters),
         )  # fmt: skip
@@ -135,7 +135,7 @@ def survey(
     call_for_nothing(
         addresses.cut,
         (points, weights, weight_step, order, nodes.keys, ranges, means, nodes.fractions,
-         addresses.select,
+         addresses.moments, addresses.select,
          np.int64(PRINCIPAL), n_two_means, np.int64(0), np.int64(n_donors), nodes.work, nodes.bins,
          nodes.middles, nodes.child_weights, nodes.child_means, nodes.child_scatters),
     )  # fmt: skip

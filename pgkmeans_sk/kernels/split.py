@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from pgkmeans_sk.kernels.compile import kernel_without_memory, part
-from pgkmeans_sk.kernels.linked import call_for_int
+from pgkmeans_sk.kernels.linked import call_for_int, call_for_two_floats
 from pgkmeans_sk.kernels.points import add_row, copy_row, dot_with, sq_dist_to
 from pgkmeans_sk.kernels.steps import as_written, clear, inner, lesser, swap, weight_of
 
@@ -309,6 +309,7 @@ def cut_nodes(
     ranges,  # IN (p, 2) int64, low and high of each node
     means,  # IN (p, d) float64
     fractions,  # IN (p,) float64, share of the weight that should go left, or AT_BEST
+    moments,  # IN int, address of node_moments
     select,  # IN int, address of select_by_weight; of no account where all are AT_BEST
     rule,  # IN BALL or PRINCIPAL
     n_two_means,  # IN Lloyd steps with two centres after the cut
@@ -357,6 +358,7 @@ def cut_nodes(
         middles[p] = middle
         for side in range(2):
             first, last = (low, middle) if side == 0 else (middle, high)
-            child_weights[p, side], child_scatters[p, side] = node_moments(
-                points, weights, weight_step, order, first, last, child_means[p, side]
-            )
+            child_weights[p, side], child_scatters[p, side] = call_for_two_floats(
+                moments,
+                (points, weights, weight_step, order, first, last, child_means[p, side]),
+            )  # fmt: skip
