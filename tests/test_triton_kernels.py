@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,14 @@ pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 
+ROOT = Path(__file__).resolve().parents[1]
+
+
 def run_program(name, *arguments, **environment):
     """What a program beside this file prints as JSON."""
     finished = subprocess.run(
         [sys.executable, "-m", f"tests.{name}", *arguments],
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,

@@ -28,12 +28,12 @@ from pgkmeans_sk.engines.torch_passes import added_quickly, label_quickly
 from pgkmeans_sk.engines.torch_rows import (
     ORIGIN_ROWS,
     as_user,
-    check_device,
     check_rows_are_dense,
     numpy_dtype,
     origin_of,
     reported_dtype,
     to_tensor,
+    work_place,
 )
 from pgkmeans_sk.engines.torch_source import ResidentRows, RowSource, open_source
 from pgkmeans_sk.engines.torch_sums import ends_of_runs, lowest_where, sums_of_runs
@@ -65,7 +65,7 @@ def open_torch_engine(
     X: Any, sample_weight: Any, device: Any = None, directions: bool = False
 ) -> Engine:
     """Open the engine over validated rows (see ``open_engine``)."""
-    place = check_device(device, X)
+    place = work_place(device, X)
     check_rows_are_dense(X)
     if place.type == "cpu" and USES_KERNELS:
         return open_host_engine(X, sample_weight, directions)

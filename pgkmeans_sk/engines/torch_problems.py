@@ -40,6 +40,7 @@ from pgkmeans_sk.engines.torch_rows import (
     reported_dtype,
     to_directions,
     to_tensor,
+    work_place,
 )
 from pgkmeans_sk.engines.torch_source import ResidentRows, StreamedRows, open_source
 from pgkmeans_sk.engines.torch_states import Place, States, joined, placed
@@ -344,7 +345,9 @@ def open_problems(
 
 def problems_together(X: Any, n_clusters: int, device: Any = None) -> int:
     """How many of the problems ``X`` (B, n, d) find room on a device at once; 0 if not even one."""
-    there = check_device(device, X)
+    there = work_place(device, X)
+    if isinstance(X, torch.Tensor) and there.type == "cpu" != X.device.type:
+        return 0  # there is no float64 where they are: the kernels take them one by one
     _, n_rows, n_features = X.shape
     if isinstance(open_source(to_tensor(X[0]), there), StreamedRows):
         return 0
