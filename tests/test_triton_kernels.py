@@ -1,4 +1,4 @@
-"""Triton's kernels: in its interpreter, and compiled for GPUs that need not be here."""
+"""Triton's kernels: in its interpreter, compiled for GPUs elsewhere, and on one that is here."""
 
 import json
 import os
@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from pgkmeans_sk.engines.torch_labels import label_rows, pack_centers  # noqa: E402
+from pgkmeans_sk.engines.torch_passes import label_by_kernel  # noqa: E402
+from pgkmeans_sk.engines.torch_totals import (  # noqa: E402
+    LabelledRows,
+    added_by_kernels,
+    added_by_operations,
+    new_totals,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,3 +56,19 @@ def test_compiled(tmp_path):
         # Labels may be found by fused products; no order of sums is left to chance.
         assert kernels["label_short_kernel"]["fma.rn.f32"] > 0
         assert not any(counts["atom"] for counts in kernels.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("n", "d", "k"), [(700_000, 8, 256), (200_000, 128, 1000), (5000, 3, 2)])
+def test_on_a_gpu(n, d, k, dtype, weighted):
+    X = torch.randn((n, d), device="cuda").to(dtype)
+    exact, origin = X[:k].double(), torch.ones(d, device="cuda")
+    expected = label_rows(X, pack_centers(exact, origin))
+    labels = label_by_kernel(X, exact, origin)
+    assert torch.equal(labels, expected)
+    weights = torch.rand(n, device="cuda", dtype=torch.float64) if weighted else None
+    rows = LabelledRows(X, labels, weights)
+    totals = added_by_operations(rows, exact, new_totals(exact))
+    assert torch.equal(added_by_kernels(rows, exact, new_totals(exact)), totals)
