@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from pgkmeans_sk.engines import torch_choice  # noqa: E402
-from pgkmeans_sk.engines.torch_choice import TURNS, by_quicker, kind_of  # noqa: E402
+from pgkmeans_sk.engines.torch_choice import TURNS, by_quicker, kind_of, launching_on  # noqa: E402
 
 CPU = torch.device("cpu")
 KIND = kind_of("work", torch.zeros((100, 3)), 7)
@@ -138,6 +138,42 @@ def test_too_little_memory_is_no_fault_of_a_kernel(clock):
 def test_there_are_no_kernels_for_the_cpu():
     assert not torch_choice.has_kernels(CPU)
     assert by_quicker(KIND, lambda: "operations", lambda: 1 / 0) == "operations"
+
+
+def test_laps_on_a_device_wait_for_nobody(monkeypatch):
+    class Event:
+        """An event that the device comes to when it is told so."""
+
+        is_done = False
+
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            assert stream == "the stream of cuda:1"
+
+        def query(self):
+            return Event.is_done
+
+        def elapsed_time(self, end):
+            assert Event.is_done
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    lap = torch_choice.Lap(torch.device("cuda", 1))
+    lap.end()
+    assert lap.seconds() is None
+    Event.is_done = True
+    assert lap.seconds() == 0.25
+
+
+def test_kernels_are_launched_where_the_rows_are():
+    there = launching_on(torch.device("cuda", 3))
+    assert isinstance(there, torch.cuda.device)
+    assert there.idx == 3
+    with launching_on(CPU):
+        pass
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from time import perf_counter
@@ -128,6 +129,14 @@ _given_up: set[torch.device] = set()
 def has_kernels(device: torch.device) -> bool:
     """Whether kernels of Triton may be tried on a device."""
     return device.type == "cuda" and device not in _given_up and find_spec("triton") is not None
+
+
+def launching_on(device: torch.device) -> AbstractContextManager[Any]:
+    """Inside, kernels are launched on a device: Triton takes the current one, wherever rows are."""
+    if device.type != "cuda":
+        return nullcontext()
+    found: AbstractContextManager[Any] = torch.cuda.device(device)
+    return found
 
 
 def by_quicker(

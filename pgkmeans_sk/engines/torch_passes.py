@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from pgkmeans_sk.engines.torch_choice import by_quicker, kind_of
+from pgkmeans_sk.engines.torch_choice import by_quicker, kind_of, launching_on
 from pgkmeans_sk.engines.torch_labels import (
     TF32_PARTS,
     PackedCenters,
@@ -62,7 +62,9 @@ def label_by_kernel(X: torch.Tensor, exact: torch.Tensor, origin: torch.Tensor) 
     labels = torch.empty(len(X), dtype=torch.int32, device=X.device)
     in_doubt = torch.empty(len(X), dtype=torch.int8, device=X.device)
     for start, stop in blocks(len(X), block_rows(X.device, LABEL_BYTES)):
-        nearest_or_in_doubt(X[start:stop], centers, labels[start:stop], in_doubt[start:stop])
+        own = slice(start, stop)
+        with launching_on(X.device):
+            nearest_or_in_doubt(X[own], centers, labels[own], in_doubt[own])
     settle(labels, in_doubt, X, packed)
     return labels
 

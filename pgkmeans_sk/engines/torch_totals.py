@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from pgkmeans_sk.engines.torch_choice import launching_on
 from pgkmeans_sk.engines.torch_memory import block_rows, blocks, sum_rows
 from pgkmeans_sk.engines.torch_sums import (
     PIECE,
@@ -78,7 +79,9 @@ def added_by_kernels(rows: LabelledRows, exact: torch.Tensor, totals: torch.Tens
         weights = None if rows.weights is None else rows.weights[start:stop]
         n_runs = n_clusters * -(-len(X) // size)
         ids, order = torch.sort(_numbered_through(labels, size, n_clusters, n_runs), stable=True)
-        add_sums(X, weights, order, ids, ends_of_runs(ids, n_runs), exact, layout, totals)
+        ends = ends_of_runs(ids, n_runs)
+        with launching_on(X.device):
+            add_sums(X, weights, order, ids, ends, exact, layout, totals)
     return totals
 
 
