@@ -4,6 +4,8 @@ Two questions, two modes, as in ``speed.py``: ``iteration`` is what one iteratio
 fixed number of them after the same start; ``default fit`` is what a user gets. Beside them stands
 the floor of an iteration on this device: its multiplications at the speed of the best matrix
 product that was measured here, or its rows at the speed of the best copy, whatever takes longer.
+Beside whole fits, the two works of a pass of ours are timed alone, by plain operations and by
+Triton's kernels (``gpu_ways.py``).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from benchmarks.gpu_peers import (
     TensorPeer,
     why_missing,
 )
+from benchmarks.gpu_ways import LABELS, measured_passes
 from benchmarks.measure import available_memory, judge, machine, package_versions
 from benchmarks.peers import own_words
 from benchmarks.sheets import Sheet, as_number, as_percent, as_seconds, as_sse, as_whole
@@ -39,6 +42,7 @@ WARM_UP_ITERATIONS = 2
 PRODUCT_SIZES = {"cuda": 8192, "cpu": 2048}
 COPIED_BYTES = {"cuda": 2**32, "cpu": 2**29}
 TRIALS = 5
+TF32_PRODUCTS = 3
 QUICK_ROWS = 2000
 
 Result = dict[str, Any]
@@ -97,17 +101,32 @@ def _best_seconds(work: Any, device: Any) -> float:
 
 
 def measured_peaks(device: Any) -> dict[str, float]:
-    """Multiplications and additions per second in float32, and bytes per second, at best."""
+    """Multiplications and additions per second in float32, and bytes per second, at best.
+
+    A product that is exact to float32 may also be made of three in TF32.
+    """
     import torch
 
     size = PRODUCT_SIZES.get(device.type, 2048)
     first, second, product = (torch.ones((size, size), device=device) for _ in range(3))
+
+    def products_per_second() -> float:
+        seconds = _best_seconds(lambda: torch.mm(first, second, out=product), device)
+        return 2.0 * size**3 / seconds
+
     n_bytes = COPIED_BYTES.get(device.type, 2**29)
     source, target = (torch.zeros(n_bytes // 4, dtype=torch.int32, device=device) for _ in range(2))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        whole = products_per_second()
+        torch.set_float32_matmul_precision("high")
+        in_parts = products_per_second() / TF32_PRODUCTS if device.type == "cuda" else 0.0
+    finally:
+        torch.set_float32_matmul_precision(before)
     return {
-        "operations_per_second": 2.0
-        * size**3
-        / _best_seconds(lambda: torch.mm(first, second, out=product), device),
+        "operations_per_second": max(whole, in_parts),
+        "float32_operations_per_second": whole,
         "bytes_per_second": 2.0 * n_bytes / _best_seconds(lambda: target.copy_(source), device),
     }
 
@@ -150,6 +169,7 @@ def run(plan: Plan, console: Console) -> Result:
         "versions": package_versions() | _versions(chosen),
         "notes": {peer.name: f"{peer.name}: {peer.note}." for peer in chosen if peer.note},
         "rows": [],
+        "passes": [],
         "skipped": skipped,
     }
     present = [peer for peer in chosen if peer.name not in absent]
@@ -164,11 +184,18 @@ def run(plan: Plan, console: Console) -> Result:
         except data.NotHereError as error:
             skipped.append({"case": case, "mode": "all", "library": "all", "reason": str(error)})
             continue
+        rows = torch.from_numpy(X).to(device)
+        start = data.sampled_start(X, data.case(case).n_clusters, plan.seed)
+        start = torch.from_numpy(start).to(device)
+        result["passes"] += measured_passes(case, rows, start, _best_seconds, skipped)
         for mode in plan.modes:
             result["rows"] += _run_case(plan, case, mode, X, present, device, skipped, console)
     for row in result["rows"]:
         n_rows = row["n"] * row.get("problems", 1)
         row["floor_seconds"] = floor_seconds(n_rows, row["d"], row["k"], peaks)
+    for row in result["passes"]:
+        k = row["k"] if row["work"] == LABELS else 0  # sums are a matter of reading
+        row["floor_seconds"] = floor_seconds(row["n"], row["d"], k, peaks)
     return result
 
 
@@ -352,4 +379,18 @@ def sheets(result: Result) -> list[Sheet]:
             f"{device['bytes_per_second'] / 1e9:.0f} GB/s measured."
         )
         found.append(Sheet(title, columns, table, caption))
+    for case in dict.fromkeys(row["case"] for row in result["passes"]):
+        rows = [row for row in result["passes"] if row["case"] == case]
+        table = [
+            (
+                row["work"],
+                row["way"],
+                as_seconds(row["seconds"]),
+                as_number(row["seconds"] / row["floor_seconds"], 1),
+            )
+            for row in rows
+        ]
+        size = f"{as_whole(rows[0]['n'])} x {rows[0]['d']}, K={rows[0]['k']}"
+        title = f"{case}, one pass ({size}; {where})"
+        found.append(Sheet(title, ("work", "way", "seconds", "to floor"), table, n_text=2))
     return found

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from unittest import mock
 
+from benchmarks.gpu_ways import fit_of
 from benchmarks.peers import PeerRefusedError
 
 Fit = Callable[[Any, int, Any, int | None, int], Any]
@@ -43,17 +43,6 @@ def _ours(X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
     from pgkmeans_sk import PGKMeans
 
     return PGKMeans(n_clusters, **_parameters(start, iterations, seed)).fit(X).cluster_centers_
-
-
-def _ours_in_operations(
-    X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int, fit: Fit = _ours
-) -> Any:
-    from pgkmeans_sk.engines import torch_device
-
-    if X.device.type != "cpu":
-        raise PeerRefusedError("on this device there is no other way")
-    with mock.patch.object(torch_device, "USES_KERNELS", False):
-        return fit(X, n_clusters, start, iterations, seed)
 
 
 def _ours_on_host(X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int) -> Any:
@@ -163,11 +152,14 @@ TENSOR_PEERS: dict[str, TensorPeer] = {
     peer.name: peer
     for peer in (
         TensorPeer(OURS, "pgkmeans-sk", _ours),
-        TensorPeer(
-            "pgkmeans-sk (operations)",
-            "pgkmeans-sk",
-            _ours_in_operations,
-            note="what runs on other devices, on the CPU",
+        *(
+            TensorPeer(f"{OURS} ({way})", "pgkmeans-sk", fit_of(way, _ours), note=note)
+            for way, note in (
+                ("operations", "plain operations alone"),
+                ("Triton labels", "labels by a kernel"),
+                ("Triton sums", "sums by kernels"),
+                ("Triton", "both by kernels"),
+            )
         ),
         TensorPeer("pgkmeans-sk (numba)", "pgkmeans-sk", _ours_on_host, note="on the host"),
         TensorPeer("plain Lloyd", "torch", _plain_lloyd, note="25 iterations", bytes_per_score=4),
@@ -191,12 +183,6 @@ def _ours_together(X: Any, n_clusters: int, start: Any, iterations: int | None, 
     from pgkmeans_sk import pg_kmeans_batch
 
     return pg_kmeans_batch(X, n_clusters, **_parameters(start, iterations, seed))[0]
-
-
-def _ours_together_in_operations(
-    X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int
-) -> Any:
-    return _ours_in_operations(X, n_clusters, start, iterations, seed, _ours_together)
 
 
 def _ours_one_by_one(X: Any, n_clusters: int, start: Any, iterations: int | None, seed: int) -> Any:
@@ -259,7 +245,7 @@ BATCH_PEERS: dict[str, TensorPeer] = {
     peer.name: peer
     for peer in (
         TensorPeer(OURS, "pgkmeans-sk", _ours_together),
-        TensorPeer("pgkmeans-sk (operations)", "pgkmeans-sk", _ours_together_in_operations),
+        TensorPeer(f"{OURS} (operations)", "pgkmeans-sk", fit_of("operations", _ours_together)),
         TensorPeer(ONE_BY_ONE, "pgkmeans-sk", _ours_one_by_one),
         TensorPeer("plain Lloyd", "torch", _plain_lloyd_of_batches, bytes_per_score=4),
         TensorPeer("flash-kmeans", "flash-kmeans", _flash_kmeans_of_batches),

@@ -14,6 +14,7 @@ from benchmarks import (
     efforts,
     glue,
     gpu,
+    gpu_ways,
     growth,
     jobs,
     line,
@@ -156,6 +157,19 @@ GPU = HEAD | {
             ("pgkmeans-sk", 0.002, 1.0, 8.0, 0),
             ("another", 0.004, 0.5, 10.0, 3),
         )
+    ],
+    "passes": [
+        {
+            "case": "blocks",
+            "work": "sums of clusters",
+            "way": way,
+            "n": 1_000_000,
+            "d": 8,
+            "k": 256,
+            "seconds": seconds,
+            "floor_seconds": 0.0005,
+        }
+        for way, seconds in (("operations", 0.004), ("Triton", 0.001))
     ],
     "skipped": [{"case": "all", "mode": "all", "library": "a third", "reason": "not installed"}],
 }
@@ -403,12 +417,59 @@ def test_line_table():
 
 
 def test_gpu_tables():
-    iteration, whole = report.SHEETS["gpu"](GPU)
+    iteration, whole, one_pass = report.SHEETS["gpu"](GPU)
     assert iteration.title == "blocks, iteration (1 000 000 x 8, K=256; cuda:0 a GPU)"
     assert table_of(iteration)["another"]["to floor"] == "4.0"
     assert table_of(iteration)["another"]["SSE to best"] == "+25.00 %"
     assert table_of(whole)["another"]["to floor"] == "-"
     assert "4000 GFLOP/s" in iteration.caption
+    assert one_pass.title == "blocks, one pass (1 000 000 x 8, K=256; cuda:0 a GPU)"
+    assert [row[1:] for row in one_pass.rows] == [
+        ("operations", "0.004", "8.0"),
+        ("Triton", "0.001", "2.0"),
+    ]
+
+
+def test_gpu_runs_on_the_cpu(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(gpu.PRODUCT_SIZES, "cpu", 64)
+    monkeypatch.setitem(gpu.COPIED_BYTES, "cpu", 2**16)
+    plan = gpu.Plan(cases=("mixture",), modes=("iteration",), rounds=1, quick=True, device="cpu")
+    result = gpu.run(plan, Console(quiet=True))
+    json.dumps(result)
+    rows = {row["library"]: row for row in result["rows"] if row["case"] == "mixture"}
+    ours = rows["pgkmeans-sk"]
+    assert rows["pgkmeans-sk (operations)"]["sse"] == pytest.approx(ours["sse"], rel=1e-6)
+    assert rows["pgkmeans-sk (numba)"]["sse"] == ours["sse"]
+    assert ours["n_empty"] == 0
+    assert all(row["seconds"] > 0.0 and row["floor_seconds"] > 0.0 for row in result["rows"])
+    works = {(row["work"], row["way"]) for row in result["passes"]}
+    assert works == {("nearest centres", "operations"), ("sums of clusters", "operations")}
+    # What there is for GPUs alone says so.
+    reasons = {skip["library"]: skip["reason"] for skip in result["skipped"]}
+    for way in ("Triton", "Triton labels", "Triton sums"):
+        assert reasons[f"pgkmeans-sk ({way})"] == "Triton's kernels are for GPUs"
+    assert len(gpu.sheets(result)) == 3
+
+
+def test_ours_can_be_made_to_go_one_way():
+    torch = pytest.importorskip("torch")
+    from pgkmeans_sk.engines import torch_passes
+    from pgkmeans_sk.engines.torch_choice import kind_of
+
+    ways = {}
+    for name in gpu_ways.WAYS:
+        with gpu_ways.forced(name):
+            ways[name] = [
+                torch_passes.by_quicker(kind_of(work, torch.zeros((2, 2)), 2), lambda: 0, lambda: 1)
+                for work in (gpu_ways.LABELS, gpu_ways.SUMS)
+            ]
+    assert ways == {
+        "operations": [0, 0],
+        "Triton labels": [1, 0],
+        "Triton sums": [0, 1],
+        "Triton": [1, 1],
+    }
 
 
 def test_gpu_floor():

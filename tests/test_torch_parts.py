@@ -16,8 +16,8 @@ from pgkmeans_sk.engines.torch_cuts import (  # noqa: E402
 )
 from pgkmeans_sk.engines.torch_draws import Lottery, draw_kmeans_plusplus  # noqa: E402
 from pgkmeans_sk.engines.torch_labels import (  # noqa: E402
-    _BFLOAT16_PARTS,
-    _TF32_PARTS,
+    BFLOAT16_PARTS,
+    TF32_PARTS,
     Products,
 )
 from pgkmeans_sk.engines.torch_memory import blocks, sum_rows  # noqa: E402
@@ -159,7 +159,7 @@ def test_kmeans_plusplus_on_fewer_distinct_rows():
 # ------------------------------------------------------------------ products of few bits
 
 
-@pytest.mark.parametrize(("pairs", "n_bits"), [(_TF32_PARTS, 11), (_BFLOAT16_PARTS, 8)])
+@pytest.mark.parametrize(("pairs", "n_bits"), [(TF32_PARTS, 11), (BFLOAT16_PARTS, 8)])
 def test_parts_of_few_bits_multiply_to_float32(pairs, n_bits):
     rng = np.random.default_rng(8)
     scales = 10.0 ** rng.uniform(-6, 6, (2, 400, 1))

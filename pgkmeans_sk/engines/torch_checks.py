@@ -10,12 +10,20 @@ from sklearn.utils.validation import _num_samples, validate_data
 
 from pgkmeans_sk.array_kinds import is_tensor
 from pgkmeans_sk.engines.torch_memory import block_rows, blocks
-from pgkmeans_sk.engines.torch_rows import FLOATS, check_rows_are_dense, shared_tensor
+from pgkmeans_sk.engines.torch_rows import (
+    FLOATS,
+    check_rows_are_dense,
+    computes_in_float64,
+    exact_place,
+    shared_tensor,
+)
 from pgkmeans_sk.validation import LARGEST_ROW, check_sums_of_weights, check_weights
 
 
 def check_tensor_rows(estimator: Any, X: torch.Tensor, *, reset: bool) -> torch.Tensor:
     """The rows ``X`` (n, d), detached; integers become float64, floats stay as they are.
+
+    On a device without float64 integers become float32.
 
     With ``reset``, ``n_features_in_`` is set on the estimator, else compared with it.
     """
@@ -37,7 +45,8 @@ def check_tensor_rows(estimator: Any, X: torch.Tensor, *, reset: bool) -> torch.
     validate_data(estimator, X, reset=reset, skip_check_array=True)
     X = X.detach()
     if X.dtype not in FLOATS:
-        X = X.to(torch.float32 if X.is_floating_point() else torch.float64)
+        is_short = X.is_floating_point() or not computes_in_float64(X.device)
+        X = X.to(torch.float32 if is_short else torch.float64)
     for start, stop in blocks(len(X), block_rows(X.device, 4 * X.shape[1] * X.element_size())):
         _check_values(X[start:stop], type(estimator).__name__)
     return X
@@ -62,7 +71,7 @@ def _check_values(rows: torch.Tensor, name: str) -> None:
 
 
 def check_tensor_weights(sample_weight: Any, X: torch.Tensor) -> torch.Tensor | None:
-    """Weights (n,) as float64 on the device of ``X``, or None for ones.
+    """Weights (n,) as float64 on the device of ``X``, if it has that, or None for ones.
 
     They may be a tensor on any device, an array or a list.
     """
@@ -71,14 +80,14 @@ def check_tensor_weights(sample_weight: Any, X: torch.Tensor) -> torch.Tensor | 
     if not is_tensor(sample_weight):
         # Anything of the right length stands for the rows: what is checked are the weights.
         checked = check_weights(sample_weight, np.broadcast_to(0.0, len(X)))
-        return shared_tensor(np.asarray(checked)).to(X.device)
+        return shared_tensor(np.asarray(checked)).to(exact_place(X.device))
     if sample_weight.ndim == 0:
         sample_weight = sample_weight.expand(len(X))
     if sample_weight.ndim != 1 or len(sample_weight) != len(X):
         raise ValueError(
             f"sample_weight.shape == {tuple(sample_weight.shape)}, expected ({_num_samples(X)},)!"
         )
-    weights: torch.Tensor = sample_weight.detach().to(X.device, torch.float64)
+    weights: torch.Tensor = sample_weight.detach().to(exact_place(X.device)).to(torch.float64)
     if not bool(weights.isfinite().all()):
         raise ValueError("Input sample_weight contains NaN or infinity.")
     check_sums_of_weights(float(weights.min()), float(weights.sum()))

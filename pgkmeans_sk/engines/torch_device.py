@@ -20,22 +20,24 @@ from pgkmeans_sk.engines.line_optimum import optimal_centers
 from pgkmeans_sk.engines.protocol import Engine
 from pgkmeans_sk.engines.torch_draws import draw_kmeans_plusplus, draw_rows_by_weight
 from pgkmeans_sk.engines.torch_host import open_host_engine
-from pgkmeans_sk.engines.torch_labels import label_rows, pack_centers, sq_distances
+from pgkmeans_sk.engines.torch_labels import pack_centers, sq_distances
 from pgkmeans_sk.engines.torch_memory import block_rows, blocks, sum_rows
 from pgkmeans_sk.engines.torch_merging import merge_close_rows
 from pgkmeans_sk.engines.torch_nodes import TorchNodes, clusters_of
+from pgkmeans_sk.engines.torch_passes import added_quickly, label_quickly
 from pgkmeans_sk.engines.torch_rows import (
     ORIGIN_ROWS,
     as_user,
-    check_device,
     check_rows_are_dense,
     numpy_dtype,
     origin_of,
     reported_dtype,
     to_tensor,
+    work_place,
 )
 from pgkmeans_sk.engines.torch_source import ResidentRows, RowSource, open_source
-from pgkmeans_sk.engines.torch_sums import ends_of_runs, lowest_where, row_sums, sums_of_runs
+from pgkmeans_sk.engines.torch_sums import ends_of_runs, lowest_where, sums_of_runs
+from pgkmeans_sk.engines.torch_totals import LabelledRows, new_totals, parts_of
 from pgkmeans_sk.results import (
     Assignment,
     Cut,
@@ -63,7 +65,7 @@ def open_torch_engine(
     X: Any, sample_weight: Any, device: Any = None, directions: bool = False
 ) -> Engine:
     """Open the engine over validated rows (see ``open_engine``)."""
-    place = check_device(device, X)
+    place = work_place(device, X)
     check_rows_are_dense(X)
     if place.type == "cpu" and USES_KERNELS:
         return open_host_engine(X, sample_weight, directions)
@@ -154,47 +156,36 @@ class TorchEngine:
         gaps = self._gap_space
         if gaps is None:
             gaps = torch.empty(self.n_rows, dtype=self._dtype, device=self._device)
-        totals, n_changed = self._new_totals(exact), 0
+        totals, n_changed, are_told = new_totals(exact), 0, True
         self._gaps = None
         for start, stop, rows in self._source.chunks(sum_rows(self.n_features)):
-            labels = label_rows(rows, packed, gaps[start:stop])
+            labels, is_told = label_quickly(
+                rows, packed, gaps[start:stop], must_tell=self._gap_space is not None
+            )
+            are_told &= is_told
             n_changed += int((labels != self._labels[start:stop]).sum())
             self._labels[start:stop] = labels
-            self._add_up(rows, start, exact, totals)
-        self._gaps = np.array(centers), gaps
+            totals = added_quickly(self._with_labels(rows, start), exact, totals)
+        if are_told:
+            self._gaps = np.array(centers), gaps
         return self._assignment(exact, totals, n_changed)
 
     def measure(self, centers: NDArray[np.floating]) -> Assignment:
         exact = self._on_device(centers)
-        totals = self._new_totals(exact)
+        totals = new_totals(exact)
         for start, _, rows in self._source.chunks(sum_rows(self.n_features)):
-            self._add_up(rows, start, exact, totals)
+            totals = added_quickly(self._with_labels(rows, start), exact, totals)
         return self._assignment(exact, totals, 0)
 
-    def _new_totals(self, exact: torch.Tensor) -> torch.Tensor:
-        """Zeros (K, d + 2) for sums of errors, of their squares and of weights."""
-        n_clusters, d = exact.shape
-        return torch.zeros((n_clusters, d + 2), dtype=torch.float64, device=self._device)
-
-    def _add_up(
-        self, rows: torch.Tensor, first: int, exact: torch.Tensor, totals: torch.Tensor
-    ) -> None:
-        """Add what a chunk of ``rows``, from number ``first`` on, means for its clusters."""
-        for start, stop in blocks(len(rows), sum_rows(self.n_features)):
-            block = slice(first + start, first + stop)
-            labels, order = torch.sort(self._labels[block], stable=True)
-            # Relative to the centre: less rounding, and none in a cluster of rows equal to it.
-            errors = rows[start:stop][order].to(torch.float64) - exact[labels]
-            sq_errors = row_sums(errors.square())[:, None]
-            values = torch.cat([errors, sq_errors, torch.ones_like(sq_errors)], dim=1)
-            if self._weights is not None:
-                values *= self._weights[block][order][:, None]
-            totals += sums_of_runs(values, ends_of_runs(labels, len(exact)))
+    def _with_labels(self, rows: torch.Tensor, first: int) -> LabelledRows:
+        """A chunk of ``rows``, from number ``first`` on, with what is known of them."""
+        chunk = slice(first, first + len(rows))
+        weights = None if self._weights is None else self._weights[chunk]
+        return LabelledRows(rows, self._labels[chunk], weights)
 
     def _assignment(self, exact: torch.Tensor, totals: torch.Tensor, n_changed: int) -> Assignment:
-        """What the ``totals`` (K, d + 2) tell of the clusters with ``exact`` centres (K, d)."""
-        d = self.n_features
-        sums, (sq_errors, sizes) = totals[:, :d], totals[:, d:].T
+        """What the ``totals`` tell of the clusters with ``exact`` centres (K, d)."""
+        sums, sizes, sq_errors = parts_of(totals)
         centroids = exact + sums / torch.where(sizes > 0.0, sizes, float("nan"))[:, None]
         parts = [part.cpu().numpy().copy() for part in (centroids, sizes, sq_errors)]
         return Assignment(parts[0], parts[1], parts[2], n_changed)
@@ -202,13 +193,15 @@ class TorchEngine:
     def _label_all(
         self, centers: NDArray[np.floating], gaps: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Labels (n,) for ``centers``; those of ``assign`` are left as they are."""
+        """Labels (n,) for ``centers``; those of ``assign`` are left as they are.
+
+        ``gaps`` (n,) are those of ``assign``, from chunks of the same size.
+        """
         packed = pack_centers(self._on_device(centers), self._origin)
         labels = torch.empty(self.n_rows, dtype=torch.int32, device=self._device)
-        for start, stop, rows in self._source.chunks(1):
-            labels[start:stop] = label_rows(
-                rows, packed, None if gaps is None else gaps[start:stop]
-            )
+        for start, stop, rows in self._source.chunks(sum_rows(self.n_features)):
+            own = None if gaps is None else gaps[start:stop]
+            labels[start:stop], _ = label_quickly(rows, packed, own, must_tell=gaps is not None)
         return labels
 
     def utilities(self, centers: NDArray[np.floating]) -> FloatArray:

@@ -22,19 +22,14 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from pgkmeans_sk.engines.torch_memory import block_rows, blocks
 
-USES_TRITON = False
-"""Whether rows on CUDA go through the kernel of ``triton_labels.py``, which needs no matrix of rows
-times centres. Off until it has been measured on a GPU; labels are the same."""
-
-_TF32_PARTS = ((0, 0), (0, 1), (1, 0))
-_BFLOAT16_PARTS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
+TF32_PARTS = ((0, 0), (0, 1), (1, 0))
+BFLOAT16_PARTS = ((0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0))
 
 
 @dataclass(frozen=True)
@@ -48,16 +43,23 @@ class Products:
     def n_parts(self) -> int:
         return 1 + max(first for first, _ in self.pairs)
 
-    def side_by_side(self, values: torch.Tensor, side: int) -> torch.Tensor:
-        """The parts of ``values`` (..., d) that the products need, side by side."""
+    def parts_of(self, values: torch.Tensor) -> torch.Tensor:
+        """The parts (parts, ...) of ``values``; their sum is that of the first bits of each."""
         if self.n_parts == 1:
-            return values
+            return values[None]
         mask = -(1 << (24 - self.n_bits))
         parts, rest = [], values
         for _ in range(self.n_parts):
             part = (rest.view(torch.int32) & mask).view(torch.float32)
             parts.append(part)
             rest = rest - part
+        return torch.stack(parts)
+
+    def side_by_side(self, values: torch.Tensor, side: int) -> torch.Tensor:
+        """The parts of ``values`` (..., d) that the products need, side by side."""
+        if self.n_parts == 1:
+            return values
+        parts = self.parts_of(values)
         return torch.cat([parts[pair[side]] for pair in self.pairs], dim=-1)
 
 
@@ -67,9 +69,9 @@ def products_on(device: torch.device, dtype: torch.dtype) -> Products:
         return Products()
     settings = _precision_settings(device)
     if settings & {"bf16", "bfloat16", "medium"}:
-        return Products(_BFLOAT16_PARTS, 8)
+        return Products(BFLOAT16_PARTS, 8)
     if settings - {"ieee", "none", "highest"}:
-        return Products(_TF32_PARTS, 11)
+        return Products(TF32_PARTS, 11)
     return Products()
 
 
@@ -93,7 +95,7 @@ class PackedCenters:
     exact: torch.Tensor  # (K, d) float64
     origin: torch.Tensor  # (d,) of the working dtype
     columns: torch.Tensor  # (parts * d, K), shifted centres times -2
-    whole_columns: torch.Tensor  # (d, K), the same in one part
+    doubled: torch.Tensor  # (K, d), the same as rows, in one part
     starts: torch.Tensor  # (K,) (1 - kappa) |c|^2
     norms: torch.Tensor  # (K,) |c|^2
     products: Products
@@ -113,8 +115,11 @@ class PackedCenters:
         return self.row_bytes + n_centers * (64 + 24 * n_features)
 
 
-def pack_centers(exact: torch.Tensor, origin: torch.Tensor) -> PackedCenters:
-    """Lay out centres (K, d), float64, for rows that are shifted by ``origin`` (d,)."""
+def pack_centers(exact: torch.Tensor, origin: torch.Tensor, n_pairs: int = 1) -> PackedCenters:
+    """Lay out centres (K, d), float64, for rows that are shifted by ``origin`` (d,).
+
+    The bound holds for products of up to ``n_pairs`` pairs of parts, or as many as PyTorch needs.
+    """
     dtype, n_features = origin.dtype, exact.shape[1]
     limits = torch.finfo(dtype)
     products = products_on(origin.device, dtype)
@@ -122,10 +127,10 @@ def pack_centers(exact: torch.Tensor, origin: torch.Tensor) -> PackedCenters:
     wide = shifted.to(torch.float64)
     norms = (wide * wide).sum(dim=1)
     # n products of rounded numbers, added in any order, and what stands around them.
-    n_products = n_features * len(products.pairs)
+    n_products = n_features * max(n_pairs, len(products.pairs))
     kappa = (n_products + 16) * limits.eps + 4 * n_features * torch.finfo(torch.float64).eps
-    whole_columns = (-2 * shifted).T.contiguous()
-    columns = products.side_by_side(-2 * shifted, 1).T.contiguous()
+    doubled = -2 * shifted
+    columns = products.side_by_side(doubled, 1).T.contiguous()
     largest = limits.max / 8
     if not bool(norms.max() < largest):
         kappa = float("inf")  # nothing is certain
@@ -135,7 +140,7 @@ def pack_centers(exact: torch.Tensor, origin: torch.Tensor) -> PackedCenters:
         exact,
         origin,
         columns,
-        whole_columns,
+        doubled,
         starts,
         norms.to(dtype),
         products,
@@ -160,40 +165,25 @@ def label_rows(
             gaps.fill_(torch.finfo(gaps.dtype).max)
         return labels
     doubtful = torch.empty(len(X), dtype=torch.bool, device=X.device)
-    is_fused = _is_fused(X)
-    size = len(X) if is_fused else block_rows(X.device, packed.row_bytes)
-    for start, stop in blocks(len(X), size):
-        find_two = _two_nearest_fused if is_fused else _two_nearest
-        gap, nearest, sq_norms = find_two(X[start:stop], packed)
+    for start, stop in blocks(len(X), block_rows(X.device, packed.row_bytes)):
+        gap, nearest, sq_norms = _two_nearest(X[start:stop], packed)
         bound = _bound(sq_norms, nearest, packed)
         labels[start:stop] = nearest
         torch.logical_not(gap > bound, out=doubtful[start:stop])
         if gaps is not None:
             gaps[start:stop] = gap.nan_to_num_(nan=0.0).clamp_(min=0.0)
+    settle(labels, doubtful, X, packed)
+    return labels
+
+
+def settle(
+    labels: torch.Tensor, doubtful: torch.Tensor, X: torch.Tensor, packed: PackedCenters
+) -> None:
+    """Set those of the ``labels`` (n,) of the rows ``X`` (n, d) that are ``doubtful`` (n,)."""
     rows = doubtful.nonzero().squeeze(1)
     for start, stop in blocks(len(rows), block_rows(X.device, packed.pair_bytes)):
         chosen = rows[start:stop]
         labels[chosen] = _decide(X[chosen], packed)
-    return labels
-
-
-def _is_fused(X: torch.Tensor) -> bool:
-    """Whether the kernel of ``triton_labels.py`` finds the candidates for rows like ``X``."""
-    return (
-        USES_TRITON and X.is_cuda and X.dtype != torch.float64 and find_spec("triton") is not None
-    )
-
-
-def _two_nearest_fused(
-    X: torch.Tensor, packed: PackedCenters
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What ``_two_nearest`` returns, by one kernel."""
-    from pgkmeans_sk.engines.triton_labels import nearest_two
-
-    best, second, nearest, sq_norms = nearest_two(
-        X, packed.origin, packed.whole_columns, packed.starts
-    )
-    return second - best, nearest.to(torch.int64), sq_norms
 
 
 def _two_nearest(

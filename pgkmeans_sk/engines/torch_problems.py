@@ -40,10 +40,17 @@ from pgkmeans_sk.engines.torch_rows import (
     reported_dtype,
     to_directions,
     to_tensor,
+    work_place,
 )
 from pgkmeans_sk.engines.torch_source import ResidentRows, StreamedRows, open_source
 from pgkmeans_sk.engines.torch_states import Place, States, joined, placed
-from pgkmeans_sk.engines.torch_sums import ends_of_runs, row_sums, starts_of_pieces, sums_of_runs
+from pgkmeans_sk.engines.torch_sums import (
+    ends_of_runs,
+    errors_and_squares,
+    row_sums,
+    starts_of_pieces,
+    sums_of_runs,
+)
 from pgkmeans_sk.results import Cut, FloatArray, IntArray, Nodes
 
 
@@ -120,7 +127,8 @@ class TorchProblems:
         self.labels[own], self._gaps[own] = labels, gaps
         totals = self._totals(which, labels, exact)
         d = self.n_features
-        sizes, sq_errors = totals[..., d + 1], totals[..., d]
+        sizes = totals[..., -1]
+        sq_errors = row_sums(totals[..., d:-1].flatten(0, 1)).view(sizes.shape)
         present = torch.where(sizes > 0.0, sizes, float("nan"))
         means = placed(exact + totals[..., :d] / present[..., None], exact, self.place)
         moves = means - exact
@@ -166,22 +174,19 @@ class TorchProblems:
         return self.to_device(which)[problems] * self.n_rows + rows
 
     def _totals(self, which: IntArray, labels: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
-        """Sums (A, K, d + 2) of errors, of their squares and of weights, by cluster."""
+        """Sums (A, K, 2 d + 1) of errors, of their squares and of weights, by cluster."""
         n_problems, n_clusters, d = exact.shape
         totals = torch.zeros(
-            (n_problems, n_clusters, d + 2), dtype=torch.float64, device=self._device
+            (n_problems, n_clusters, 2 * d + 1), dtype=torch.float64, device=self._device
         )
         longest = sum_rows(d)
         together = max(longest, block_rows(self._device, 32 * (d + 2)))
         for problems, rows in blocks_of_problems(len(which), self.n_rows, together, longest):
             ids, order, starts = self._in_order(labels[problems, rows], n_clusters)
             numbers = self._block_numbers(which[problems], rows)[order]
-            errors = self._rows[numbers].to(torch.float64)
-            errors -= exact[problems].flatten(0, 1)[ids]
-            sq_errors = row_sums(errors.square())[:, None]
-            values = torch.cat([errors, sq_errors, torch.ones_like(sq_errors)], dim=1)
-            if self._row_weights is not None:
-                values *= self._row_weights[numbers][:, None]
+            weights = None if self._row_weights is None else self._row_weights[numbers]
+            centers = exact[problems].flatten(0, 1)[ids]
+            values = errors_and_squares(self._rows[numbers], centers, weights)
             part = totals[problems]
             ends = ends_of_runs(ids, len(part) * n_clusters)
             part += sums_of_runs(values, ends, starts).view(part.shape)
@@ -340,7 +345,9 @@ def open_problems(
 
 def problems_together(X: Any, n_clusters: int, device: Any = None) -> int:
     """How many of the problems ``X`` (B, n, d) find room on a device at once; 0 if not even one."""
-    there = check_device(device, X)
+    there = work_place(device, X)
+    if isinstance(X, torch.Tensor) and there.type == "cpu" != X.device.type:
+        return 0  # there is no float64 where they are: the kernels take them one by one
     _, n_rows, n_features = X.shape
     if isinstance(open_source(to_tensor(X[0]), there), StreamedRows):
         return 0

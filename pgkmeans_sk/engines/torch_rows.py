@@ -73,11 +73,6 @@ def check_device(device: Any, X: Any) -> torch.device:
         raise ValueError(
             f"Got device={device!r}, but expected the name of a PyTorch device, such as 'cuda'."
         ) from error
-    if found.type == "mps":
-        raise ValueError(
-            f"Got device={str(found)!r}, but expected a device with float64, which decides near "
-            "ties and adds up: 'cpu' or 'cuda'."
-        )
     if found.type == "cuda" and (
         not torch.cuda.is_available() or (found.index or 0) >= torch.cuda.device_count()
     ):
@@ -85,15 +80,44 @@ def check_device(device: Any, X: Any) -> torch.device:
             f"Got device={str(found)!r}, but expected one that PyTorch can use here: it finds "
             f"{torch.cuda.device_count() if torch.cuda.is_available() else 0} CUDA devices."
         )
-    if found.type not in ("cpu", "cuda"):
-        # Other accelerators are tried, not refused: all that is needed are plain operations.
-        try:
-            torch.zeros(1, dtype=torch.float64, device=found)
-        except (RuntimeError, NotImplementedError, TypeError, AssertionError) as error:
-            raise ValueError(
-                f"Got device={str(found)!r}, but expected a device that computes in float64."
-            ) from error
+    if not computes_in_float64(found):
+        raise ValueError(
+            f"Got device={str(found)!r}, but expected a device with float64, which decides near "
+            "ties and adds up: 'cpu' or 'cuda'."
+        )
     return found
+
+
+def computes_in_float64(device: torch.device) -> bool:
+    """Whether a device, which exists, has float64."""
+    if device.type in ("cpu", "cuda"):
+        return True
+    if device.type == "mps":
+        return False
+    # Other accelerators are tried, not refused: all that is needed are plain operations.
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (RuntimeError, NotImplementedError, TypeError, AssertionError):
+        return False
+    return True
+
+
+def work_place(device: Any, X: Any) -> torch.device:
+    """Where rows are worked on: ``check_device``; or on the host, if they are where no float64 is.
+
+    A ``device`` that is named has to be where they are, or one that can do the work.
+    """
+    is_there = device is None or (
+        isinstance(X, torch.Tensor) and str(device).split(":")[0] == X.device.type
+    )
+    if isinstance(X, torch.Tensor) and is_there and not computes_in_float64(X.device):
+        return torch.device("cpu")
+    return check_device(device, X)
+
+
+def exact_place(device: torch.device) -> torch.device:
+    """Where numbers in float64 are kept for rows on a device: there, or on the host."""
+    return device if computes_in_float64(device) else torch.device("cpu")
 
 
 def can_work_on(device: torch.device) -> bool:

@@ -57,6 +57,25 @@ def ends_of_runs(sorted_ids: torch.Tensor, n_runs: int) -> torch.Tensor:
     return torch.searchsorted(sorted_ids, ids, right=True)
 
 
+def errors_and_squares(
+    rows: torch.Tensor, centers: torch.Tensor, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """What a pass adds up for each row, (b, 2 d + 1), float64.
+
+    Errors of ``rows`` (b, d) relative to the ``centers`` (b, d), float64, their squares, and one;
+    all times ``weights`` (b,), if there are any. Relative to the centre there is less rounding, and
+    none in a cluster of rows equal to it.
+    """
+    d = rows.shape[1]
+    values = torch.empty((len(rows), 2 * d + 1), dtype=torch.float64, device=rows.device)
+    torch.sub(rows.to(torch.float64), centers, out=values[:, :d])
+    torch.square(values[:, :d], out=values[:, d:-1])
+    values[:, -1] = 1.0
+    if weights is not None:
+        values *= weights[:, None]
+    return values
+
+
 def row_sums(values: torch.Tensor) -> torch.Tensor:
     """Sum (b,) of each row of ``values`` (b, c), c > 0.
 
