@@ -123,6 +123,26 @@ def test_utilities_are_what_a_loss_would_cost_at_most(problem, layout, weighting
 @pytest.mark.usefixtures("many_chunks")
 @every_problem
 @dense_and_csr
+@weightings
+def test_wanted_utilities_have_the_bits_of_all(problem, layout, weighting):
+    X = LAYOUTS[layout](problem.X)
+    sample_weight = reference.sample_weights(len(problem.X))[weighting]
+    expected = NumbaEngine(X, sample_weight).utilities(problem.centers)
+    is_wanted = np.random.default_rng(0).random(len(problem.centers)) < 0.5
+    for knows_labels in (True, False):
+        engine = NumbaEngine(X, sample_weight)
+        if knows_labels:
+            engine.assign(problem.centers)
+            engine._utilities = None
+        labels = engine.labels
+        found = engine.utilities(problem.centers, is_wanted)
+        np.testing.assert_array_equal(found[is_wanted], expected[is_wanted])
+        np.testing.assert_array_equal(engine.labels, labels)
+
+
+@pytest.mark.usefixtures("many_chunks")
+@every_problem
+@dense_and_csr
 def test_threads_do_not_change_a_bit(problem, layout):
     X = LAYOUTS[layout](problem.X)
     sample_weight = reference.sample_weights(len(problem.X))["random"]

@@ -155,7 +155,9 @@ class BlockEngine:
         self._found = centers.copy(), found
         return found
 
-    def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
+    def utilities(
+        self, centers: NDArray[np.floating], is_wanted: NDArray[np.bool_] | None = None
+    ) -> FloatArray:
         total = tiles.UtilitySum(np.ascontiguousarray(centers), self._origin)
         return self._carrier.add_up(total, chunks.pass_bounds(self.n_rows, centers))[0]
 

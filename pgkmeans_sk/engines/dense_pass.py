@@ -127,6 +127,25 @@ class DensePass:
         )  # fmt: skip
         return utilities
 
+    def look_for_some(self, known: NDArray[np.int32], is_wanted: NDArray[np.bool_]) -> FloatArray:
+        """``look_at_all`` for rows whose ``known`` (n,) labels are of wanted clusters (K,).
+
+        Returns the utilities of these, chunk by chunk; labels of other rows are not set.
+        """
+        packed, utilities = self.packed, np.zeros((len(self._bounds) - 1, len(is_wanted)))
+        no_bounds = np.empty(0, dtype=self.origin.dtype)
+
+        def run(c: int, start: int, stop: int) -> tuple[int, ...]:
+            listed = start + np.flatnonzero(is_wanted[known[start:stop]])
+            found: tuple[int, ...] = assign_dense(
+                *self._rows, 0, len(listed), packed, False, self._labels, *self._totals(c),
+                utilities[c], no_bounds, listed,
+            )  # fmt: skip
+            return found
+
+        self._over_chunks(run)
+        return utilities
+
     def look_coarsely(
         self, integers: IntegerCenters, lower: NDArray[Any], move: float = -1.0
     ) -> None:

@@ -142,7 +142,7 @@ class NumbaEngine:
         run_tasks(lambda c: task(c, bounds[c], bounds[c + 1]), len(bounds) - 1, self._n_threads)
 
     def assign(self, centers: NDArray[np.floating], last: bool = False) -> Assignment:
-        if self._found is not None and are_same(self._found[0], centers):
+        if self._found is not None and self._knows(centers):
             return replace(self._found[1], n_changed=0)
         if not self._is_new:
             self._gather_rows()  # a single pass would not gain by it
@@ -150,6 +150,10 @@ class NumbaEngine:
         found = self._assign_sparse(centers) if self._is_sparse else self._assign(centers, last)
         self._found = centers.copy(), found
         return found
+
+    def _knows(self, centers: NDArray[np.floating]) -> bool:
+        """Whether the labels are those of ``centers``."""
+        return self._found is not None and are_same(self._found[0], centers)
 
     def _assign(self, centers: NDArray[np.floating], last: bool) -> Assignment:
         """A pass over dense rows."""
@@ -183,14 +187,20 @@ class NumbaEngine:
         bounds = self._chunk_bounds(self._sparse_rows.n_stored * len(packed.rows))
         return self._sparse_rows.label(packed, labels, bounds, self._n_threads)
 
-    def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
+    def utilities(
+        self, centers: NDArray[np.floating], is_wanted: NDArray[np.bool_] | None = None
+    ) -> FloatArray:
         if self._utilities is not None and are_same(self._utilities[0], centers):
             return np.array(chunks.add_in_order(self._utilities[1]))
         labels = np.empty(self.n_rows, dtype=np.int32)
         if self._is_sparse:
             packed = self._sparse_rows.packed(centers, self._n_threads)
             return self._label_sparse(packed, labels)[1]
-        found = self._dense_pass(centers, labels).look_at_all(np.empty(0, dtype=self.dtype))
+        dense = self._dense_pass(centers, labels)
+        if is_wanted is not None and self._knows(centers):
+            found = dense.look_for_some(self._labels, is_wanted)
+        else:
+            found = dense.look_at_all(np.empty(0, dtype=self.dtype))
         return np.array(chunks.add_in_order(found))
 
     def nearest(self, centers: NDArray[np.floating]) -> NDArray[np.int32]:

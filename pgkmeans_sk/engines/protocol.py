@@ -78,11 +78,14 @@ class Engine(Protocol):
         it faster need not be prepared.
         """
 
-    def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
+    def utilities(
+        self, centers: NDArray[np.floating], is_wanted: NDArray[np.bool_] | None = None
+    ) -> FloatArray:
         """How much the inertia would grow at most without each of ``centers``, (K,).
 
         That is the weighted sum, over the rows nearest to it, of the squared distance to the second
-        nearest centre minus that to the nearest. Labels are left as they are.
+        nearest centre minus that to the nearest. Labels are left as they are. Where ``is_wanted``
+        (K,) is given and False, numbers mean nothing.
         """
 
     def assign_within(

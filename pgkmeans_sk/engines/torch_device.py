@@ -204,7 +204,9 @@ class TorchEngine:
             labels[start:stop], _ = label_quickly(rows, packed, own, must_tell=gaps is not None)
         return labels
 
-    def utilities(self, centers: NDArray[np.floating]) -> FloatArray:
+    def utilities(
+        self, centers: NDArray[np.floating], is_wanted: NDArray[np.bool_] | None = None
+    ) -> FloatArray:
         if self._gaps is not None and np.array_equal(self._gaps[0], centers):
             labels, gaps = self._labels, self._gaps[1]
         else:

@@ -128,16 +128,16 @@ class Moves:
 
 def survey(engine: Engine, state: State, settings: Settings, n_donors: int | None = None) -> Moves:
     """Partition the worst clusters on trial, and find the centres that could be spared."""
-    utilities = engine.utilities(state.centers)
     n_donors = n_donors or max(1, int(DONOR_SHARE * settings.n_clusters))
     donors = np.argsort(-state.assignment.sq_errors, kind="stable")[:n_donors]
+    may_give = np.ones(len(state.centers), dtype=bool)
+    may_give[donors] = False
+    utilities = engine.utilities(state.centers, may_give)
     nodes = engine.open_clusters(donors)
     cut = engine.cut(nodes, np.full(n_donors, -1.0), "principal", TWO_MEANS_STEPS)
     gains = np.where(cut.possible, nodes.scatters - cut.left.scatters - cut.right.scatters, 0.0)
     by_gain = np.argsort(-gains, kind="stable")
 
-    by_utility = np.argsort(utilities, kind="stable")
-    is_donor = np.zeros(len(utilities), dtype=bool)
-    is_donor[donors] = True
-    givers = by_utility[~is_donor[by_utility]][:n_donors]
+    others = np.flatnonzero(may_give)
+    givers = others[np.argsort(utilities[others], kind="stable")][:n_donors]
     return Moves(state, donors, cut, by_gain, gains[by_gain], givers, utilities[givers])
