@@ -131,8 +131,8 @@ class PGKMeans(
         of "numba", which do the work there.
 
     device : str, torch.device or None, default=None
-        Where the engine "torch" works: "cuda", "cuda:1", "cpu". None is where a tensor is; for
-        other rows a CUDA device, if there is one, else the CPU.
+        Where the engine "torch" works: "cuda", "cuda:1", "cpu". None is where a tensor is, or the
+        CPU if there is no float64; for other rows a CUDA device, if there is one, else the CPU.
 
     size_min, size_max : float > 0 or None, default=None
         Least and largest weight of a cluster: the number of its rows if there are no weights.

@@ -171,16 +171,16 @@ def parts_of_11_bits():
 
 
 @contextmanager
-def short_pieces():
-    """Pieces of 8 rows: the interpreter takes its time for each step."""
+def short_pieces(piece=8):
+    """Pieces of so many rows: the interpreter takes its time for each step."""
     with (
-        mock.patch.object(torch_sums, "PIECE", 8),
-        mock.patch.object(torch_totals, "PIECE", 8),
+        mock.patch.object(torch_sums, "PIECE", piece),
+        mock.patch.object(torch_totals, "PIECE", piece),
     ):
         yield
 
 
-def sums(n_rows, d, n_clusters, dtype, weighting, block=1000):
+def sums(n_rows, d, n_clusters, dtype, weighting, block=1000, piece=8):
     """The kernels have the bytes of the operations."""
 
     def check():
@@ -191,7 +191,7 @@ def sums(n_rows, d, n_clusters, dtype, weighting, block=1000):
         weights = reference.sample_weights(n_rows)[weighting]
         weights = None if weights is None else torch.from_numpy(weights)
         exact = torch.randn((n_clusters, d), generator=rng, dtype=torch.float64)
-        with mock.patch.object(torch_memory, "MAX_SUM_ROWS", block):
+        with mock.patch.object(torch_memory, "MAX_SUM_ROWS", block), short_pieces(piece):
             for rows in (X, X.repeat_interleave(2, dim=0).T.contiguous().T[::2]):
                 labelled = LabelledRows(rows, labels, weights)
                 before = new_totals(exact) + 0.1
@@ -274,7 +274,7 @@ CHECKS = {
     **{f"doubts: {d} features": doubts(d) for d in (1, 8, 16, 40)},
     "parts of 11 bits": parts_of_11_bits,
     "sums: one row": sums(1, 1, 1, torch.float32, "none"),
-    "sums: windows": sums(700, 3, 5, torch.float32, "some zero"),
+    "sums: windows": sums(700, 3, 5, torch.float32, "some zero", piece=torch_sums.PIECE),
     "sums: blocks": sums(640, 8, 4, torch.float32, "none", 300),
     "sums: more clusters than rows": sums(90, 5, 100, torch.bfloat16, "random", 50),
     "sums: float16": sums(500, 17, 40, torch.float16, "none"),

@@ -31,7 +31,7 @@ def run_program(name, *arguments, **environment):
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert finished.returncode == 0, finished.stderr
