@@ -10,9 +10,20 @@ import numpy as np
 
 from benchmarks import data
 from benchmarks.peers import OURS, PEERS
+from benchmarks.small import COMPILING_FITS
 
 LARGER_SLICE = 5000
 """Rows, more than a start takes whole."""
+
+
+@functools.cache
+def compile_for_short_fits(dtype: Any) -> None:
+    """Fit until ours uses the kernels for small tables (engines/small_kernels.py)."""
+    from pgkmeans_sk import PGKMeans
+
+    rows = np.random.default_rng(0).standard_normal((100, 3)).astype(dtype)
+    for _ in range(COMPILING_FITS):
+        PGKMeans(8).fit(rows)
 
 
 @functools.cache
@@ -33,10 +44,11 @@ def compile_for_long_fits(dtype: Any) -> None:
 def warm_up(peer_name: str, X: data.Points, n_clusters: int, same_start: bool) -> None:
     """Run two iterations on a small slice: imports, compilation and thread pools are then paid.
 
-    Ours fits a larger one, too, for which it takes other kernels.
+    Ours fits a larger one, too, and a very small one many times, for which it takes other kernels.
     """
     sizes = [4 * n_clusters]
     if peer_name == OURS:
+        compile_for_short_fits(X.dtype)
         compile_for_long_fits(X.dtype)
         sizes.append(max(4 * n_clusters, LARGER_SLICE))
     peer = PEERS[peer_name]
