@@ -29,7 +29,8 @@ from benchmarks import (
     speed,
 )
 from benchmarks.__main__ import build_parser
-from benchmarks.commands import MEASURING, _plan
+from benchmarks.command_options import plan_of
+from benchmarks.commands import MEASURING
 from benchmarks.wordpiece import WordPiece
 from pgkmeans_sk import ProductQuantizer
 from tests import reference
@@ -740,7 +741,7 @@ PLANNED = (speed, curves, scaling, gpu, line, quantizers, search, packing, jobs)
 @pytest.mark.parametrize("module", PLANNED, ids=lambda module: module.__name__)
 def test_options_are_the_fields_of_a_plan(module):
     name = module.__name__.split(".")[1]
-    plan = _plan(module.Plan, build_parser().parse_args([name, "--rounds", "7"]))
+    plan = plan_of(module.Plan, build_parser().parse_args([name, "--rounds", "7"]))
     assert plan.rounds == 7
-    defaults = _plan(module.Plan, build_parser().parse_args([name]))
+    defaults = plan_of(module.Plan, build_parser().parse_args([name]))
     assert defaults.rounds == module.Plan.rounds

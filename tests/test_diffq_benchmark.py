@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks import diffq, report
 from benchmarks.__main__ import build_parser
-from benchmarks.commands import _plan
+from benchmarks.command_options import plan_of
 
 
 def row(arm, setting, seed, accuracy, n_bytes, bits, penalty=None):
@@ -39,7 +39,7 @@ def test_table():
 
 def test_a_short_run():
     arguments = build_parser().parse_args(["diffq", "--quick", "--bits", "5"])
-    result = diffq.run(_plan(diffq.Plan, arguments), Console(quiet=True))
+    result = diffq.run(plan_of(diffq.Plan, arguments), Console(quiet=True))
     by_arm = {row["arm"]: row for row in result["rows"]}
     assert set(by_arm) == set(diffq.ARMS)
     for arm in (diffq.LINEAR, diffq.FIXED, diffq.LEARNED):

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from benchmarks import digits_model, dkm, report  # noqa: E402
 from benchmarks.__main__ import build_parser  # noqa: E402
-from benchmarks.commands import _plan  # noqa: E402
+from benchmarks.command_options import plan_of  # noqa: E402
 from pgkmeans_sk.nn import soft_kmeans  # noqa: E402
 from pgkmeans_sk.nn.soft_gradients import BACKWARDS  # noqa: E402
 from tests import reference_dkm as reference  # noqa: E402
@@ -64,12 +64,12 @@ def test_tables():
 
 def test_options_are_the_fields_of_a_plan():
     arguments = build_parser().parse_args(["dkm", "--sizes", "3/2", "--seeds", "4", "--no-memory"])
-    plan = _plan(dkm.Plan, arguments)
+    plan = plan_of(dkm.Plan, arguments)
     assert plan.sizes == ["3/2"]
     assert plan.seeds == [4]
     assert not plan.with_memory
     assert dkm.sizes_of("3/2") == (3, 2)
-    assert _plan(dkm.Plan, build_parser().parse_args(["dkm"])).rounds == dkm.Plan.rounds
+    assert plan_of(dkm.Plan, build_parser().parse_args(["dkm"])).rounds == dkm.Plan.rounds
 
 
 def test_a_short_run(monkeypatch):
