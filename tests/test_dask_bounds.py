@@ -12,7 +12,7 @@ from pgkmeans_sk.engines import chunks, coarse_choice, dense_pass, tile_memory
 from pgkmeans_sk.engines.numba_cpu import NumbaEngine
 from pgkmeans_sk.engines.ordered_tasks import add_chunks, add_further, shares_of
 from pgkmeans_sk.engines.tiles import Tile
-from pgkmeans_sk.kernels.integer_sweep import are_quick
+from pgkmeans_sk.kernels.vectors import has_products_of_pairs
 from tests import problems, reference
 from tests.test_coarse import always_coarse  # noqa: F401
 from tests.test_pruned import drifting
@@ -23,7 +23,9 @@ dask = pytest.importorskip("dask")
 from pgkmeans_sk.engines import dask_blocks  # noqa: E402
 from tests.dask_problems import lazy  # noqa: E402
 
-pytestmark = pytest.mark.skipif(not are_quick(), reason="a processor without products of pairs")
+pytestmark = pytest.mark.skipif(
+    not has_products_of_pairs(), reason="a processor without products of pairs"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -227,10 +227,11 @@ def test_vague_integers_are_done_without(n_passes):
 def test_a_fit_is_the_same_without_integers(n_passes, monkeypatch):
     rng = np.random.default_rng(3)
     X = (rng.standard_normal((2000, 70)) + 3.0 * rng.integers(0, 3, (2000, 1))).astype(np.float32)
-    fitted = PGKMeans(60, init="random", n_init=1, random_state=0).fit(X)
+    # More clusters than the kernels for small tables take.
+    fitted = PGKMeans(130, init="random", n_init=1, random_state=0).fit(X)
     assert n_passes["integers"] > 2
     monkeypatch.setattr(pruning, "has_products_of_pairs", lambda: False)
-    plain = PGKMeans(60, init="random", n_init=1, random_state=0).fit(X)
+    plain = PGKMeans(130, init="random", n_init=1, random_state=0).fit(X)
     np.testing.assert_array_equal(fitted.cluster_centers_, plain.cluster_centers_)
     np.testing.assert_array_equal(fitted.labels_, plain.labels_)
     assert fitted.inertia_ == plain.inertia_
