@@ -30,11 +30,16 @@ LEAST_RUN = 20_000_000
 """Multiplications in one of many runs that share the centres."""
 COMPARED_RUNS = 8
 """Runs, at least, that take both ways in turn where it is not known which is the quicker one."""
+LOSSES = 3
+"""Comparisons that integers have to lose."""
+
 Kind = tuple[np.dtype[Any], int, int]
 """Passes of one kind are alike in which look is the quicker one."""
 
 patience = Patience(assign_coarse)
 """When the kernel is worth the time to compile it."""
+_n_lost: dict[Kind, int] = {}
+"""How often comparisons said that integers were slower."""
 _is_quicker: dict[Kind, bool] = {}
 """What comparisons said."""
 _addresses: dict[Any, int] = {}
@@ -58,8 +63,14 @@ def quicker(kind: Kind) -> bool | None:
 
 
 def remember(kind: Kind, is_quicker: bool) -> None:
-    """Keep what a comparison has said."""
-    _is_quicker[kind] = is_quicker
+    """Keep what a comparison has said.
+
+    That integers are slower is believed after ``LOSSES`` comparisons: one may have met a moment at
+    which the processor was busy with something else, and would cost each pass to come.
+    """
+    _n_lost[kind] = _n_lost.get(kind, 0) + (not is_quicker)
+    if is_quicker or _n_lost[kind] >= LOSSES:
+        _is_quicker[kind] = is_quicker
 
 
 def first_was_quicker(seconds: FloatArray) -> bool:
